@@ -1,0 +1,176 @@
+"""Who pays: the change of every class's recall, with intervals and tests."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.stats import false_discovery_control, ttest_ind_from_stats
+
+from population.errors import InputError
+from population.pairing import Design, compare
+from population.predictions import Predictions
+from population.resampling import (
+    Rearrangements,
+    bootstrap_mean_interval,
+    bootstrap_means,
+    partitions,
+    percentile_interval,
+    sign_flips,
+)
+
+Floats = NDArray[np.float64]
+
+_ROUNDING = 1e-12  # sums of shares that are equal on paper may differ by this much
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Top-1 accuracy of a population, as fractions.
+
+    Attributes:
+        mean: mean over models, in [0, 1].
+        low: lower end of the 95 % bootstrap interval over models.
+        high: upper end.
+    """
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, eq=False)
+class ClassDeltas:
+    """Recall per class, before and after.
+
+    Attributes:
+        table: one row per class: name, n (samples), recall_dense, recall_compressed (means over models,
+            in [0, 1]), delta (compressed - dense), delta_low, delta_high (95 % bootstrap interval over
+            models), delta_relative (delta - change of the mean accuracy), p_value (permutation), p_welch, and
+            both adjusted over classes (p_adjusted, p_welch_adjusted). A class without samples has n = 0
+            and missing values in the other number columns.
+    """
+
+    table: pd.DataFrame
+
+
+def population_accuracy(predictions: Predictions, *, seed: int) -> Accuracy:
+    """Mean accuracy over models with a bootstrap interval over models.
+
+    Args:
+        predictions: of K models, with labels.
+        seed: of the bootstrap.
+
+    Returns:
+        Mean and interval, as fractions.
+
+    Raises:
+        InputError: if there are no labels.
+    """
+    correct = predictions.predicted == _required(predictions.label)
+    accuracy = correct.mean(axis=1)
+    low, high = bootstrap_mean_interval(accuracy, rng=np.random.default_rng(seed))
+    return Accuracy(float(accuracy.mean()), float(low), float(high))
+
+
+def class_deltas(dense: Predictions, compressed: Predictions, *, design: Design, seed: int) -> ClassDeltas:
+    """Tests which classes lose or gain more than the model as a whole.
+
+    Permutation: each model's recall is taken relative to its own accuracy, and the statistic of a class is
+    |mean over compressed - mean over dense|. Paired: dense and compressed are swapped within pairs;
+    independent: the models are divided anew. Welch's t as published (Hooker et al. 2019, arXiv
+    1911.05248, and their code): {recall_c(m, 0) - acc(0)} against {recall_c(m, t) - acc(t)}, with acc the
+    population's mean accuracy. It takes acc as fixed and the two populations as independent, which they are
+    not in a paired design. Deviation: Benjamini-Hochberg over the classes with samples, which the paper
+    lacks, for both tests.
+
+    Args:
+        dense: of K models, before.
+        compressed: of K' models, after; samples are matched by id.
+        design: "paired" where compressed member m was made from dense member m, else "independent".
+        seed: of the bootstrap and of the drawn rearrangements.
+
+    Returns:
+        The table of classes.
+
+    Raises:
+        InputError: if there are no labels, or the two cannot be compared (see ``population.pairing``).
+    """
+    matched = compare(dense, compressed, design=design)
+    dense, compressed, names = matched.dense, matched.compressed, matched.class_names
+    label = _required(matched.label)
+    num_classes = len(names)
+    n = np.bincount(label, minlength=num_classes)
+    filled = n > 0
+    before, accuracy_before = _recalls(dense.predicted, label, n)
+    after, accuracy_after = _recalls(compressed.predicted, label, n)
+    rng = np.random.default_rng(seed)
+    if design == "paired":
+        low, high = bootstrap_mean_interval(after - before, rng=rng)
+    else:
+        low, high = percentile_interval(bootstrap_means(after, rng=rng) - bootstrap_means(before, rng=rng))
+    delta = after.mean(axis=0) - before.mean(axis=0)
+    mean_change = accuracy_after.mean() - accuracy_before.mean()
+    own_before, own_after = before - accuracy_before[:, None], after - accuracy_after[:, None]
+    if design == "paired":
+        p_value = _permutation_p(own_after - own_before, sign_flips(dense.k, rng=rng))
+    else:
+        p_value = _permutation_p(
+            np.vstack([own_before, own_after]), partitions(dense.k, compressed.k, rng=rng)
+        )
+    p_welch = _welch_p(before - accuracy_before.mean(), after - accuracy_after.mean())
+    numbers = {
+        "recall_dense": before.mean(axis=0),
+        "recall_compressed": after.mean(axis=0),
+        "delta": delta,
+        "delta_low": low,
+        "delta_high": high,
+        "delta_relative": delta - mean_change,
+        "p_value": p_value,
+        "p_adjusted": false_discovery_control(p_value),
+        "p_welch": p_welch,
+        "p_welch_adjusted": false_discovery_control(p_welch),
+    }
+    columns: dict[str, object] = {"name": names, "n": n}
+    for column, values in numbers.items():
+        spread = pd.array([pd.NA] * num_classes, dtype="Float64")
+        spread[filled] = values
+        columns[column] = spread
+    return ClassDeltas(pd.DataFrame(columns))
+
+
+def _required(label: NDArray[np.int64] | None) -> NDArray[np.int64]:
+    if label is None:
+        raise InputError("recall and accuracy need the true labels, and the predictions have none")
+    return label
+
+
+def _recalls(
+    predicted: NDArray[np.int64], label: NDArray[np.int64], n: NDArray[np.int64]
+) -> tuple[Floats, Floats]:
+    """Recall per model and class with samples, shape (K, classes with samples), and accuracy (K,)."""
+    hits = np.stack([np.bincount(label[row == label], minlength=len(n)) for row in predicted])
+    return hits[:, n > 0] / n[n > 0], hits.sum(axis=1) / n.sum()
+
+
+def _permutation_p(values: Floats, rearrangements: Rearrangements) -> Floats:
+    """Two-sided p per class; values (members, classes) are weighted and summed over members."""
+    statistic = np.abs(rearrangements.weights.T @ values)
+    p_value: Floats = (statistic >= statistic[0] - _ROUNDING).mean(axis=0)
+    return p_value
+
+
+def _welch_p(before: Floats, after: Floats) -> Floats:
+    """Welch's two-sided p per class.
+
+    Where neither population varies, t has no value: p is 1 if the means are equal, else its limit 0.
+    """
+    means = before.mean(axis=0), after.mean(axis=0)
+    p_value = np.where(np.isclose(*means, rtol=0, atol=_ROUNDING), 1.0, 0.0)
+    varies = (np.ptp(before, axis=0) > 0) | (np.ptp(after, axis=0) > 0)
+    p_value[varies] = ttest_ind_from_stats(
+        means[0][varies], before[:, varies].std(axis=0, ddof=1), len(before),
+        means[1][varies], after[:, varies].std(axis=0, ddof=1), len(after),
+        equal_var=False,
+    ).pvalue  # fmt: skip
+    return p_value

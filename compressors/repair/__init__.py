@@ -1,0 +1,1 @@
+"""What is done after the weights are edited, the same for every method."""

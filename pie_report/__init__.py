@@ -1,0 +1,1 @@
+"""The composition root: command line, pipeline, and the report they end in."""

@@ -1,0 +1,240 @@
+"""Results of the analyses make a Report: the document and the tables are two views of the same numbers."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from platform import python_version
+from typing import Any
+
+import pandas as pd
+
+from analysis.recall import Accuracy, ClassDeltas
+from figures.gallery.exhibits import Exhibits
+from pie.identify import PieTable
+from pie_report.report import SCHEMA, Report
+
+_PIE_FIELDS = (
+    "count", "share", "ties", "expected_null", "expected_null_low", "expected_null_high", "excess",
+    "p_value", "p_floor", "rejected", "forgotten", "gained", "still_wrong", "accuracy_dense_on_pies",
+    "accuracy_compressed_on_pies", "accuracy_dense_on_rest", "accuracy_compressed_on_rest",
+)  # fmt: skip
+_LIBRARIES = ("numpy", "scipy", "pandas", "scikit-learn")
+_MODEL_LIBRARIES = ("torch", "torchvision", "torch-pruning", "lightly", "captum")
+
+
+@dataclass(frozen=True, eq=False)
+class DenseResult:
+    """The dense population.
+
+    Attributes:
+        k: number of models.
+        accuracy: None without labels.
+        accuracy_reestimated: after the same BatchNorm re-estimation as the compressed models, or None.
+        per_class: rows of name, n, recall; None without labels.
+        cost: params, macs, bytes; None if unknown.
+    """
+
+    k: int
+    accuracy: Accuracy | None
+    accuracy_reestimated: Accuracy | None
+    per_class: Sequence[Mapping[str, Any]] | None
+    cost: Mapping[str, int] | None
+
+
+@dataclass(frozen=True, eq=False)
+class ConditionResult:
+    """One compressed population beside the dense one; None stands for what is not known.
+
+    Attributes:
+        condition: display name.
+        method: how it was compressed.
+        amount: fraction removed.
+        repair: what was done after it.
+        k: number of models.
+        calibration_images: training images that the repair looked at.
+        cost: as in report.json.
+        accuracy: None without labels.
+        pies: identified exemplars and their tests.
+        classes: None without labels.
+        cka: columns layer, value, reference.
+        attribution: per image: sample_id, group, spearman, reference.
+        attribution_settings: method, members, steps.
+    """
+
+    condition: str
+    method: str | None
+    amount: float | None
+    repair: str | None
+    k: int
+    calibration_images: int | None
+    cost: Mapping[str, float] | None
+    accuracy: Accuracy | None
+    pies: PieTable
+    classes: ClassDeltas | None
+    cka: pd.DataFrame | None
+    attribution: pd.DataFrame | None
+    attribution_settings: Mapping[str, Any] | None
+
+
+def build_report(
+    *,
+    spec: Mapping[str, Any],
+    data: Mapping[str, Any],
+    baselines: Mapping[str, float | int] | None,
+    dense: DenseResult,
+    conditions: Sequence[ConditionResult],
+    exhibits: Exhibits | None,
+    with_models: bool,
+) -> Report:
+    """Puts all results together.
+
+    Args:
+        spec: section ``spec`` of report.json.
+        data: section ``data``.
+        baselines: section ``baselines``.
+        dense: the dense population.
+        conditions: compressed populations, in the order of the report.
+        exhibits: images and maps for the gallery.
+        with_models: whether models were run here, so that their libraries belong to the environment.
+    """
+    document = {
+        "schema": SCHEMA,
+        "spec": dict(spec),
+        "environment": _environment(with_models),
+        "data": dict(data),
+        "baselines": None if baselines is None else dict(baselines),
+        "dense": {
+            "k": dense.k,
+            "accuracy": _interval(dense.accuracy),
+            "accuracy_reestimated": _interval(dense.accuracy_reestimated),
+            "per_class": None if dense.per_class is None else [dict(row) for row in dense.per_class],
+            "cost": None if dense.cost is None else dict(dense.cost),
+        },
+        "compressed": [_condition_document(c) for c in conditions],
+    }
+    return Report(document, _tables(dense, conditions), exhibits)
+
+
+def _environment(with_models: bool) -> dict[str, str | None]:
+    versions: dict[str, str | None] = {"python": python_version(), "pie-toolkit": version("pie-toolkit")}
+    versions |= {name: version(name) for name in _LIBRARIES}
+    return versions | {name: version(name) if with_models else None for name in _MODEL_LIBRARIES}
+
+
+def _interval(accuracy: Accuracy | None) -> dict[str, float] | None:
+    if accuracy is None:
+        return None
+    return {"mean": accuracy.mean, "low": accuracy.low, "high": accuracy.high}
+
+
+def _condition_document(result: ConditionResult) -> dict[str, Any]:
+    return {
+        "condition": result.condition,
+        "method": result.method,
+        "amount": result.amount,
+        "repair": result.repair,
+        "design": result.pies.design,
+        "calibration_images": result.calibration_images,
+        "cost": None if result.cost is None else dict(result.cost),
+        "accuracy": _interval(result.accuracy),
+        "pies": {name: getattr(result.pies, name) for name in _PIE_FIELDS},
+        "classes": None if result.classes is None else records(result.classes.table),
+        "cka": None if result.cka is None else records(result.cka),
+        "attribution": _attribution_document(result),
+    }
+
+
+def _attribution_document(result: ConditionResult) -> dict[str, Any] | None:
+    if result.attribution is None or result.attribution_settings is None:
+        return None
+    groups = {"pies": "pie", "rest": "other"}
+    parts = {name: result.attribution[result.attribution["group"] == g] for name, g in groups.items()}
+    return {
+        **result.attribution_settings,
+        **{name: {"n": len(part), "spearman": _mean(part["spearman"])} for name, part in parts.items()},
+        "reference": {name: _mean(part["reference"]) for name, part in parts.items()},
+    }
+
+
+def _mean(values: "pd.Series[float]") -> float | None:
+    known = values.dropna()
+    return float(known.mean()) if len(known) else None
+
+
+def records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows of a table as plain JSON values; missing values become None."""
+    return [
+        {str(name): None if pd.isna(value) else getattr(value, "item", lambda v=value: v)() for name, value in row.items()}
+        for row in table.to_dict("records")
+    ]
+
+
+def _tables(dense: DenseResult, conditions: Sequence[ConditionResult]) -> dict[str, pd.DataFrame]:
+    tables = {
+        "summary": pd.DataFrame([*_dense_rows(dense, conditions), *map(_summary_row, conditions)]),
+        "pies": _stack({c.condition: c.pies.samples for c in conditions}),
+    }
+    for name in ("classes", "cka", "attribution"):
+        parts = {c.condition: getattr(c, name) for c in conditions if getattr(c, name) is not None}
+        if parts:
+            tables[name] = _stack({t: getattr(part, "table", part) for t, part in parts.items()})
+    return tables
+
+
+def _stack(parts: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    titled = [part.assign(condition=title) for title, part in parts.items()]
+    table = pd.concat(titled, ignore_index=True)
+    return table[["condition", *(name for name in table.columns if name != "condition")]]
+
+
+def _dense_rows(dense: DenseResult, conditions: Sequence[ConditionResult]) -> list[dict[str, Any]]:
+    rows = [_row("dense", "dense", None, None, None, dense.k, dense.accuracy, _full_cost(dense.cost))]
+    if dense.accuracy_reestimated is not None:
+        repair = conditions[0].repair
+        rows.append(
+            _row(
+                "dense, re-estimated", "identity", None, repair, None, dense.k,
+                dense.accuracy_reestimated, _full_cost(dense.cost),
+            )
+        )  # fmt: skip
+    return rows
+
+
+def _full_cost(cost: Mapping[str, int] | None) -> Mapping[str, float] | None:
+    return None if cost is None else {**cost, **{f"{name}_kept": 1.0 for name in cost}}
+
+
+def _summary_row(result: ConditionResult) -> dict[str, Any]:
+    return _row(
+        result.condition, result.method, result.amount, result.repair, result.pies.design, result.k,
+        result.accuracy, result.cost, result.pies,
+    )  # fmt: skip
+
+
+def _row(
+    condition: str,
+    method: str | None,
+    amount: float | None,
+    repair: str | None,
+    design: str | None,
+    k: int,
+    accuracy: Accuracy | None,
+    cost: Mapping[str, float] | None,
+    pies: PieTable | None = None,
+) -> dict[str, Any]:
+    interval, costs = _interval(accuracy) or {}, cost or {}
+    names = ("params", "params_kept", "macs", "macs_kept", "bytes", "bytes_kept")
+    pie_names = {"count": "pies", "share": "pie_share"}
+    return {
+        "condition": condition,
+        "method": method,
+        "amount": amount,
+        "repair": repair,
+        "design": design,
+        "k": k,
+        "accuracy": interval.get("mean"),
+        "accuracy_low": interval.get("low"),
+        "accuracy_high": interval.get("high"),
+        **{name: costs.get(name) for name in names},
+        **{pie_names.get(n, n): None if pies is None else getattr(pies, n) for n in _PIE_FIELDS[:13]},
+    }

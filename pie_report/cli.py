@@ -1,0 +1,377 @@
+"""The command line: argv -> spec. Heavy imports happen inside the command that needs them."""
+
+import contextlib
+import io
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import tyro
+
+from population.errors import InputError, unknown_name
+from population.spec import METHOD_NAMES, PopulationSpec, ReportSpec, key
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from population.store import Store
+
+_T = TypeVar("_T")
+_EXIT_FAILED, _EXIT_INPUT, _EXIT_INTERRUPTED = 1, 2, 130
+
+
+@dataclass(frozen=True)
+class Messages:
+    """What is printed.
+
+    Attributes:
+        json: print the report as JSON on standard output instead of the path of its page.
+        quiet: no progress on standard error.
+        debug: on an error show the traceback.
+    """
+
+    json: bool = False
+    quiet: bool = False
+    debug: bool = False
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where data and finished work are.
+
+    Attributes:
+        data_dir: where torchvision's data sets are.
+        download: fetch an absent data set into --data-dir.
+        store: where trained members and all other finished work are kept (default: the environment
+            variable PIE_STORE, else the user's cache folder).
+    """
+
+    data_dir: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    download: bool = False
+    store: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+
+    def open_store(self) -> "Store":
+        """The store that was named, or the default one."""
+        from platformdirs import user_cache_path
+
+        from population.store import Store
+
+        named = self.store or os.environ.get("PIE_STORE")
+        return Store(Path(named) if named else user_cache_path("pie-toolkit"))
+
+
+@dataclass(frozen=True)
+class Report:
+    """Compress a population, find what it forgets, and write a report.
+
+    Attributes:
+        spec: what to report.
+        places: where things are.
+        out: folder of the report (default: runs/MODEL-DATA-KEY).
+        force: replace a report of another spec in --out.
+        messages: what is printed.
+    """
+
+    spec: ReportSpec
+    places: Places = Places()
+    out: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    force: bool = False
+    messages: Messages = Messages()
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train the members of a population into the store.
+
+    Attributes:
+        population: models and data.
+        places: where things are.
+        messages: what is printed.
+    """
+
+    population: PopulationSpec = PopulationSpec()
+    places: Places = Places()
+    messages: Messages = Messages()
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Compare two files of predictions, made in any framework.
+
+    Attributes:
+        dense: npz with sample_id (N,), predicted (K, N); optional label (N,), margin (K, N),
+            probabilities (K, N, C), class_names (C,).
+        compressed: the same for the compressed models; K may differ, the samples may not.
+        design: paired (model i of one file became model i of the other) or independent.
+        out: folder of the report.
+        seed: of bootstrap and permutations.
+        force: replace another comparison in --out.
+        messages: what is printed.
+    """
+
+    dense: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="DENSE.npz")]]
+    compressed: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="COMPRESSED.npz")]]
+    design: str
+    out: Annotated[Path, tyro.conf.arg(metavar="DIR")]
+    seed: int = 0
+    force: bool = False
+    messages: Messages = Messages()
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Build the gallery of a run again from its tables.
+
+    Attributes:
+        run: folder of a report.
+        messages: what is printed.
+    """
+
+    run: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="RUN")]]
+    messages: Messages = Messages()
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Draw the figures of a run again from its tables.
+
+    Attributes:
+        run: folder of a report.
+        messages: what is printed.
+    """
+
+    run: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="RUN")]]
+    messages: Messages = Messages()
+
+
+def _report(flags: Report) -> None:
+    from population.spec import canonical
+    from ssl_models.datasets import check_data_name, display_name
+    from ssl_models.zoo import check_model_name
+
+    named = flags.spec.population
+    check_model_name(named.model)
+    check_data_name(named.data)
+    slug = display_name(named.data).replace(":", "-")
+    out = flags.out or Path("runs") / f"{named.model}-{slug}-{key(canonical(flags.spec))[:8]}"
+
+    from pie_report.pipeline import describe, open_population, run
+    from pie_report.run_folder import check_output, check_same_spec, write_run
+
+    check_output(out)
+    places = flags.places
+    population = open_population(
+        named, store=places.open_store(), data_dir=places.data_dir, download=places.download
+    )
+    sections = describe(flags.spec, population, _command_line(flags.spec))
+    check_same_spec(out, sections, force=flags.force)
+    with _progress(flags.messages) as progress:
+        report = run(flags.spec, population, sections, progress)
+        _finish(flags.messages, write_run(report, out))
+
+
+def _train(flags: Train) -> None:
+    from pie_report.pipeline import open_population, train_members
+
+    places = flags.places
+    store = places.open_store()
+    population = open_population(
+        flags.population, store=store, data_dir=places.data_dir, download=places.download
+    )
+    with population.fixed_threads(), _progress(flags.messages) as progress:
+        train_members(population, progress)
+        dense = population.dense_population()
+    accuracies = (dense.predicted == dense.label).mean(axis=1)
+    if flags.messages.json:
+        import json
+
+        print(json.dumps({"seeds": population.seeds, "accuracy": accuracies.tolist()}))
+        return
+    for index, (seed, accuracy) in enumerate(zip(population.seeds, accuracies, strict=True)):
+        print(f"seed {seed}  accuracy {accuracy:.4f}  {store.root / 'members' / key(population.spec(index))}")
+
+
+def _compare(flags: Compare) -> None:
+    from pie_report.compare import compare, describe_pair, load_pair
+    from pie_report.run_folder import check_output, check_same_spec, write_run
+
+    check_output(flags.out)
+    dense, compressed = load_pair(flags.dense, flags.compressed)
+    sections = describe_pair(dense, compressed, design=flags.design, seed=flags.seed)
+    check_same_spec(flags.out, sections, force=flags.force)
+    report = compare(dense, compressed, design=flags.design, seed=flags.seed)
+    _finish(flags.messages, write_run(report, flags.out))
+
+
+def _gallery(flags: Gallery) -> None:
+    from pie_report.run_folder import render_gallery
+
+    _finish(flags.messages, render_gallery(flags.run), run=flags.run)
+
+
+def _figures(flags: Figures) -> None:
+    from pie_report.run_folder import render_figures
+
+    render_figures(flags.run)
+    _finish(flags.messages, flags.run / "figures", run=flags.run)
+
+
+def _finish(messages: Messages, path: Path, *, run: Path | None = None) -> None:
+    """Prints where the result is, or the report itself."""
+    print((run or path.parent).joinpath("report.json").read_text() if messages.json else path.absolute())
+
+
+_COMMANDS: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
+    "report": (Report, _report),
+    "compare": (Compare, _compare),
+    "gallery": (Gallery, _gallery),
+    "figures": (Figures, _figures),
+    "train": (Train, _train),
+}
+_EXAMPLES = {
+    "report": "pie-report --model simclr_r18 --merge 0.5 --prune 0.9",
+    "compare": "pie compare dense.npz compressed.npz --design independent --out cmp",
+    "gallery": "pie gallery runs/x",
+    "figures": "pie figures runs/x",
+    "train": "pie train --model supervised_r18 --members 30",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of ``pie``.
+
+    Args:
+        argv: arguments without the program's name; by default those of the process.
+
+    Returns:
+        0, 1 if something failed, 2 for bad input, 130 if interrupted.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in {"-h", "--help"}:
+        print(_overview())
+        return 0 if arguments else _EXIT_INPUT
+    if arguments[0] == "--version":
+        from importlib.metadata import version
+
+        print(f"pie-toolkit {version('pie-toolkit')}")
+        return 0
+    if arguments[0] not in _COMMANDS:
+        _complain(unknown_name("command", arguments[0], _COMMANDS))
+        return _EXIT_INPUT
+    return _run_command(arguments[0], arguments[1:])
+
+
+def main_report() -> int:
+    """Entry point of ``pie-report``, short for ``pie report``."""
+    wants_version = sys.argv[1:] == ["--version"]
+    return main(["--version"] if wants_version else ["report", *sys.argv[1:]])
+
+
+def _run_command(name: str, arguments: list[str]) -> int:
+    flags_type, command = _COMMANDS[name]
+    logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
+    debug = "--debug" in arguments
+    try:
+        command(_parse(flags_type, name, arguments))
+    except InputError as error:
+        if debug:
+            raise
+        _complain(error)
+        return _EXIT_INPUT
+    except KeyboardInterrupt:
+        _complain("interrupted; the same command goes on from here")
+        return _EXIT_INTERRUPTED
+    except Exception as error:
+        if debug:
+            raise
+        _complain(f"failed: {type(error).__name__}: {error} (--debug shows where)")
+        return _EXIT_FAILED
+    return 0
+
+
+def _complain(message: object) -> None:
+    print(f"pie: {' '.join(str(message).split())}", file=sys.stderr)
+
+
+def _overview() -> str:
+    lines = ["usage: pie COMMAND [OPTIONS]", "", "What does a network forget when it is made smaller?", ""]
+    for name, (flags_type, _) in _COMMANDS.items():
+        summary = (flags_type.__doc__ or "").splitlines()[0]
+        lines.append(f"  {name:9} {summary}")
+    lines += ["", "pie COMMAND --help lists the options of a command; pie --version the version.", "", "examples:"]
+    return "\n".join([*lines, *(f"  {example}" for example in _EXAMPLES.values())])
+
+
+def _parse(flags_type: type[_T], name: str, arguments: list[str]) -> _T:
+    """Parses with tyro; its boxed messages become one line."""
+    _check_amounts(arguments)
+    summary = (flags_type.__doc__ or "").splitlines()[0]
+    captured = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(captured):
+            return tyro.cli(
+                flags_type,
+                args=arguments,
+                prog=f"pie {name}",
+                description=f"{summary}\n\nexample: {_EXAMPLES[name]}",
+                config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),
+            )
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+        raise InputError(_first_paragraph(captured.getvalue())) from None
+
+
+def _check_amounts(arguments: list[str]) -> None:
+    """Refuses what a list of numbers would swallow in silence: an empty one, or one given twice."""
+    for flag in (f"--{name}" for name in METHOD_NAMES):
+        places = [i for i, a in enumerate(arguments) if a.split("=")[0] == flag]
+        if len(places) > 1:
+            raise InputError(f"{flag} is given twice; list its amounts after one {flag}")
+        for place in places:
+            following = arguments[place + 1 : place + 2]
+            if "=" not in arguments[place] and (not following or following[0].startswith("--")):
+                raise InputError(f"{flag} needs at least one amount in [0, 1)")
+
+
+def _first_paragraph(box: str) -> str:
+    """Text inside a parser's box up to its first rule or empty line, on one line."""
+    words: list[str] = []
+    for line in box.splitlines()[1:]:
+        text = line.strip("│╭╰╮╯─ \t")
+        if not text and words:
+            break
+        words.append(text)
+    return " ".join(words) or "the arguments could not be read"
+
+
+def _command_line(spec: ReportSpec) -> str:
+    """The command that gives this report, without paths and with all defaults that matter said."""
+    from ssl_models.datasets import display_name
+
+    named = spec.population
+    parts = ["pie", "report", "--model", named.model, "--data", display_name(named.data)]
+    for name in METHOD_NAMES:
+        amounts = getattr(spec, name)
+        parts += [f"--{name}", *(f"{a:g}" for a in amounts)] if amounts else []
+    parts += ["--members", str(named.members), "--probe", spec.probe, "--repair", spec.repair]
+    for name in ("width", "epochs"):
+        value = getattr(named, name)
+        parts += [] if value is None else [f"--{name}", str(value)]
+    return " ".join([*parts, "--seed", str(named.seed)])
+
+
+def _progress(messages: Messages) -> "Progress":
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(*columns, console=Console(stderr=True), disable=messages.quiet)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,130 @@
+"""``pie compare``: two files of predictions, made in any framework, make a Report. No torch here."""
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from analysis.recall import class_deltas, population_accuracy
+from pie.identify import find_pies
+from pie_report.assemble import ConditionResult, DenseResult, build_report, records
+from pie_report.report import Report
+from population.errors import unknown_name
+from population.predictions import Predictions
+
+_CONDITION = "compressed"
+DESIGNS: tuple[Literal["paired", "independent"], ...] = ("paired", "independent")
+
+
+def load_pair(dense_path: Path, compressed_path: Path) -> tuple[Predictions, Predictions]:
+    """Reads two files of predictions of the same samples.
+
+    Returns:
+        Both, with the samples in the order of the first, and with labels and class names that only
+        one of them has.
+
+    Raises:
+        InputError: if a file is absent or damaged, or the samples differ.
+    """
+    dense = Predictions.load(dense_path)
+    compressed = Predictions.load(compressed_path).align(dense.sample_id)
+    label = compressed.label if dense.label is None else dense.label
+    names = compressed.class_names if dense.class_names is None else dense.class_names
+    sides = [
+        replace(
+            side,
+            label=label if side.label is None else side.label,
+            class_names=names if side.class_names is None else side.class_names,
+        )
+        for side in (dense, compressed)
+    ]
+    return sides[0], sides[1]
+
+
+def describe_pair(
+    dense: Predictions, compressed: Predictions, *, design: str, seed: int
+) -> dict[str, dict[str, Any]]:
+    """Sections ``spec`` and ``data`` of report.json."""
+    names = None if dense.class_names is None else [str(n) for n in dense.class_names]
+    unknown = ("model", "data", "members", "seeds", "probe", "repair", "device", "threads", "training")
+    return {
+        "spec": {
+            "command": "compare",
+            "command_line": f"pie compare DENSE.npz COMPRESSED.npz --design {design} --seed {seed}",
+            "design": design,
+            "seed": seed,
+            **dict.fromkeys(unknown),
+        },
+        "data": {
+            "n_test": dense.n,
+            "class_names": names,
+            **dict.fromkeys(("n_train", "in_channels", "resolution")),
+            "fingerprint": _fingerprint(dense, compressed),
+        },
+    }
+
+
+def _fingerprint(dense: Predictions, compressed: Predictions) -> str:
+    digest = hashlib.sha256()
+    for side in (dense, compressed):
+        digest.update("\0".join(side.sample_id).encode())
+        for array in (side.predicted, side.label, side.margin, side.probabilities):
+            digest.update(b"-" if array is None else np.ascontiguousarray(array).data)
+    return digest.hexdigest()[:16]
+
+
+def compare(dense: Predictions, compressed: Predictions, *, design: str, seed: int) -> Report:
+    """Compares two populations.
+
+    Args:
+        dense: the reference.
+        compressed: of the same samples.
+        design: ``paired`` where model i of one came from model i of the other, else ``independent``.
+        seed: of bootstrap and permutations.
+
+    Raises:
+        InputError: if the design is unknown or does not fit, or there are fewer than two models.
+    """
+    chosen = next((d for d in DESIGNS if d == design), None)
+    if chosen is None:
+        raise unknown_name("design", design, DESIGNS)
+    pies = find_pies(dense, compressed, design=chosen, seed=seed)
+    labelled = dense.label is not None
+    classes = class_deltas(dense, compressed, design=chosen, seed=seed) if labelled else None
+    per_class = None
+    if classes is not None:
+        columns = classes.table[["name", "n", "recall_dense"]]
+        per_class = records(columns.rename(columns={"recall_dense": "recall"}))
+    sections = describe_pair(dense, compressed, design=design, seed=seed)
+    result = ConditionResult(
+        condition=_CONDITION,
+        method=None,
+        amount=None,
+        repair=None,
+        k=compressed.k,
+        calibration_images=None,
+        cost=None,
+        accuracy=population_accuracy(compressed, seed=seed) if labelled else None,
+        pies=pies,
+        classes=classes,
+        cka=None,
+        attribution=None,
+        attribution_settings=None,
+    )
+    return build_report(
+        spec=sections["spec"],
+        data=sections["data"],
+        baselines=None,
+        dense=DenseResult(
+            k=dense.k,
+            accuracy=population_accuracy(dense, seed=seed) if labelled else None,
+            accuracy_reestimated=None,
+            per_class=per_class,
+            cost=None,
+        ),
+        conditions=[result],
+        exhibits=None,
+        with_models=False,
+    )

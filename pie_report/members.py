@@ -1,0 +1,199 @@
+"""Members of a population: trained, compressed and asked for predictions, each once, through the store."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from threadpoolctl import threadpool_limits
+from torch import Tensor
+
+from compressors.apply import apply_plan
+from compressors.contract import CompressionPlan
+from pie_report.methods import METHODS
+from population.predictions import Predictions
+from population.spec import CompressionSpec, MemberSpec, key
+from population.store import Store
+from ssl_models.backbones import Classifier
+from ssl_models.datasets import ImageData
+from ssl_models.predict import batches, predict
+from ssl_models.probe import fit_probe
+from ssl_models.zoo import build_model
+
+#: Most training images that a BatchNorm re-estimation looks at: the first ones, without augmentation.
+CALIBRATION_IMAGES = 5000
+
+
+@dataclass(frozen=True, eq=False)
+class Population:
+    """K members that differ only in seed, on one data set.
+
+    Attributes:
+        member: spec of the member with the first seed.
+        k: number of members.
+        data: images and labels.
+        store: where finished work is kept.
+    """
+
+    member: MemberSpec
+    k: int
+    data: ImageData
+    store: Store
+
+    @property
+    def seeds(self) -> list[int]:
+        """Seed of each member."""
+        return [self.member.seed + i for i in range(self.k)]
+
+    def spec(self, index: int) -> MemberSpec:
+        """Spec of member ``index``."""
+        return replace(self.member, seed=self.seeds[index])
+
+    @cached_property
+    def train_images(self) -> Tensor:
+        """Training images on the device, uint8, shape (N, C, H, W)."""
+        return torch.from_numpy(self.data.train.images).to(self.member.device)
+
+    @cached_property
+    def test_images(self) -> Tensor:
+        """Test images on the device, uint8, shape (N, C, H, W)."""
+        return torch.from_numpy(self.data.test.images).to(self.member.device)
+
+    @property
+    def example(self) -> Tensor:
+        """One image as the networks take it."""
+        return next(batches(self.test_images[:1]))
+
+    @contextmanager
+    def fixed_threads(self) -> Iterator[None]:
+        """Makes torch and numpy use the number of threads that the members' spec says."""
+        before = torch.get_num_threads()
+        torch.set_num_threads(self.member.threads)
+        try:
+            with threadpool_limits(limits=self.member.threads):
+                yield
+        finally:
+            torch.set_num_threads(before)
+
+    def untrained(self, index: int) -> Classifier:
+        """The network of a member before training."""
+        model, mean_std = self.member.model, self.data.channel_statistics()
+        network = build_model(
+            f"{model.objective}_{model.architecture}",
+            num_classes=model.num_classes,
+            in_channels=model.in_channels,
+            width=model.width,
+            seed=self.seeds[index],
+            mean=mean_std[0],
+            std=mean_std[1],
+        )
+        return network.to(self.member.device, memory_format=torch.channels_last)
+
+    def dense(self, index: int) -> Classifier:
+        """The trained member, from the store or trained now."""
+        network = self.untrained(index)
+        entry = self.store.once("members", key(self.spec(index)), lambda folder: self._train(index, folder))
+        network.load_state_dict(load_file(entry / "model.safetensors"))
+        return network
+
+    def _train(self, index: int, folder: Path) -> None:
+        from ssl_models.objectives import OBJECTIVES
+        from ssl_models.training import train
+
+        spec, network = self.spec(index), self.untrained(index)
+        labels = torch.from_numpy(self.data.train.samples.label).to(spec.device)
+        losses = train(
+            network, spec.model.objective, self.train_images, labels, spec=spec.training, seed=spec.seed
+        )
+        if not OBJECTIVES[spec.model.objective].trains_head:
+            fit_probe(network, self.train_images, self.data.train.samples.label)
+        state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+        save_file(state, folder / "model.safetensors")
+        (folder / "training.json").write_text(json.dumps({"spec": asdict(spec), "loss": losses}, indent=1))
+
+    def dense_predictions(self, index: int) -> Predictions:
+        """What a dense member says about the test images."""
+        entry = self.store.once(
+            "predictions",
+            key(self.spec(index)),
+            lambda folder: predict(self.dense(index), self.test_images, self.data.test.samples).save(
+                folder / "predictions.npz"
+            ),
+        )
+        return Predictions.load(entry / "predictions.npz")
+
+    def compressed(self, index: int, condition: CompressionSpec) -> Classifier:
+        """A member after compression, rebuilt from its stored plan."""
+        plan = CompressionPlan.load(self._compressed_entry(index, condition) / "plan.safetensors")
+        return self._rebuild(self.dense(index), plan)
+
+    def compressed_predictions(self, index: int, condition: CompressionSpec) -> Predictions:
+        """What a compressed member says about the test images."""
+        return Predictions.load(self._compressed_entry(index, condition) / "predictions.npz")
+
+    def costs(self, index: int, condition: CompressionSpec) -> dict[str, dict[str, int | float]]:
+        """Costs of a member ``before`` and ``after`` compression, and what the ``change`` was."""
+        text = (self._compressed_entry(index, condition) / "cost.json").read_text()
+        costs: dict[str, dict[str, int | float]] = json.loads(text)
+        return costs
+
+    def _compressed_entry(self, index: int, condition: CompressionSpec) -> Path:
+        return self.store.once(
+            "compressed",
+            key(self.spec(index), condition, CALIBRATION_IMAGES),
+            lambda folder: self._compress(index, condition, folder),
+        )
+
+    def _compress(self, index: int, condition: CompressionSpec, folder: Path) -> None:
+        dense, seed = self.dense(index), self.seeds[index]
+        images = self.train_images[:CALIBRATION_IMAGES]
+        # Chunks of nearly equal size, so that no batch is too small to have statistics.
+        chunks = images.chunk(-(-len(images) // 500))
+        result = METHODS[condition.method](
+            dense,
+            self.example,
+            amount=condition.amount,
+            seed=seed,
+            repair=condition.repair,
+            calibration=[next(batches(chunk)) for chunk in chunks],
+        )
+        plan, network = result.plan, self._rebuild(dense, result.plan)
+        if condition.probe == "refit":
+            fit_probe(network, self.train_images, self.data.train.samples.label)
+            head = {f"head.{n}": t.detach().clone() for n, t in network.head.named_parameters()}
+            plan = replace(plan, tensors={**plan.tensors, **head})
+        plan.save(folder / "plan.safetensors")
+        predict(network, self.test_images, self.data.test.samples).save(folder / "predictions.npz")
+        change = {
+            "requested": result.cost.requested,
+            "achieved": result.cost.achieved,
+            "calibration_images": result.calibration_images,
+        }
+        costs = {"before": asdict(result.cost.before), "after": asdict(result.cost.after), "change": change}
+        (folder / "cost.json").write_text(json.dumps(costs, indent=1))
+
+    def _rebuild(self, dense: Classifier, plan: CompressionPlan) -> Classifier:
+        network = apply_plan(dense, plan, self.example)
+        assert isinstance(network, Classifier)
+        return network.to(memory_format=torch.channels_last)
+
+    def dense_population(self) -> Predictions:
+        """Predictions of all dense members."""
+        return Predictions.stack([self.dense_predictions(i) for i in range(self.k)])
+
+    def compressed_population(self, condition: CompressionSpec) -> Predictions:
+        """Predictions of all members after compression, in the order of the dense ones."""
+        return Predictions.stack([self.compressed_predictions(i, condition) for i in range(self.k)])
+
+    def mean_costs(self, condition: CompressionSpec) -> dict[str, dict[str, float]]:
+        """Mean over members of every number in ``costs``."""
+        costs = [self.costs(i, condition) for i in range(self.k)]
+        return {
+            part: {name: float(np.mean([c[part][name] for c in costs])) for name in costs[0][part]}
+            for part in costs[0]
+        }

@@ -1,0 +1,219 @@
+"""The ordered stages from a spec to a Report."""
+
+import os
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from rich.progress import Progress
+
+from analysis.recall import class_deltas, population_accuracy
+from figures.gallery.exhibits import Exhibits
+from pie.identify import PieTable, find_pies
+from pie_report import explanations
+from pie_report.assemble import ConditionResult, DenseResult, build_report, records
+from pie_report.baselines import baseline_accuracies
+from pie_report.members import Population
+from pie_report.report import Report
+from population.errors import InputError
+from population.predictions import Predictions
+from population.spec import CompressionSpec, MemberSpec, PopulationSpec, ReportSpec
+from population.store import Store
+from ssl_models.datasets import check_data_name, display_name, load_data
+from ssl_models.presets import preset
+from ssl_models.zoo import check_model_name, model_spec
+
+
+def open_population(
+    spec: PopulationSpec, *, store: Store, data_dir: Path | None, download: bool
+) -> Population:
+    """Reads the data and settles what the preset and the machine decide.
+
+    Args:
+        spec: the population as named.
+        store: where finished work is kept.
+        data_dir: where torchvision's data sets are.
+        download: whether an absent data set may be fetched.
+
+    Raises:
+        InputError: if a name is unknown, the data are not there, or there is no such device.
+    """
+    check_model_name(spec.model)
+    check_data_name(spec.data)
+    device = _device(spec.device)
+    data = load_data(spec.data, data_dir=data_dir, download=download)
+    chosen = preset(spec.data, spec.model.rsplit("_", 1)[0])
+    training = chosen.training
+    if spec.epochs is not None:
+        training = replace(training, epochs=spec.epochs)
+    model = model_spec(
+        spec.model,
+        num_classes=data.num_classes,
+        in_channels=data.in_channels,
+        width=spec.width or chosen.width,
+    )
+    threads = len(os.sched_getaffinity(0))
+    member = MemberSpec(model, training, data.fingerprint(), spec.seed, device, threads)
+    return Population(member, spec.members, data, store)
+
+
+def _device(name: str) -> str:
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise InputError("--device cuda: this machine has no usable GPU; allowed here: auto, cpu")
+    return "cuda" if available and name != "cpu" else "cpu"
+
+
+def train_members(population: Population, progress: Progress) -> None:
+    """Trains every member that is not stored yet."""
+    task = progress.add_task("training members", total=population.k)
+    for index in range(population.k):
+        population.dense_predictions(index)
+        progress.advance(task)
+
+
+def describe(spec: ReportSpec, population: Population, command_line: str) -> dict[str, dict[str, Any]]:
+    """Sections ``spec`` and ``data`` of report.json, known before any work is done."""
+    named, member, data = spec.population, population.member, population.data
+    return {
+        "spec": {
+            "command": "report",
+            "command_line": command_line,
+            "model": named.model,
+            "data": display_name(named.data),
+            "members": population.k,
+            "seed": named.seed,
+            "seeds": population.seeds,
+            "probe": spec.probe,
+            "repair": spec.repair,
+            "design": "paired",
+            "device": member.device,
+            "threads": member.threads,
+            "training": {
+                "objective": member.model.objective,
+                "architecture": member.model.architecture,
+                "width": member.model.width,
+                "resolution": data.resolution,
+                **asdict(member.training),
+            },
+        },
+        "data": {
+            "n_train": len(data.train.samples),
+            "n_test": len(data.test.samples),
+            "class_names": list(data.test.samples.class_names),
+            "in_channels": data.in_channels,
+            "resolution": data.resolution,
+            "fingerprint": member.data,
+        },
+    }
+
+
+def run(
+    spec: ReportSpec, population: Population, sections: dict[str, dict[str, Any]], progress: Progress
+) -> Report:
+    """Trains, compresses, compares and explains; every stage that is stored is skipped.
+
+    Args:
+        spec: the conditions to compare.
+        population: from ``open_population``.
+        sections: from ``describe``.
+        progress: shows how far it is.
+    """
+    with population.fixed_threads():
+        train_members(population, progress)
+        dense = population.dense_population()
+        task = progress.add_task("compressing and comparing", total=len(spec.conditions))
+        results, maps = [], {}
+        for condition in spec.conditions:
+            result, maps[condition.title] = _compare(population, condition, dense)
+            results.append(result)
+            progress.advance(task)
+        return build_report(
+            spec=sections["spec"],
+            data=sections["data"],
+            baselines=baseline_accuracies(population),
+            dense=_dense_result(spec, population, dense),
+            conditions=results,
+            exhibits=_exhibits(population, results, maps),
+            with_models=True,
+        )
+
+
+def _dense_result(spec: ReportSpec, population: Population, dense: Predictions) -> DenseResult:
+    seed = population.member.seed
+    identity = CompressionSpec("identity", 0.0, spec.repair, "frozen")
+    reestimated = None
+    if spec.repair == "bn":
+        reestimated = population_accuracy(population.compressed_population(identity), seed=seed)
+    table = class_deltas(dense, dense, design="paired", seed=seed).table
+    per_class = table[["name", "n", "recall_dense"]].rename(columns={"recall_dense": "recall"})
+    costs = population.mean_costs(spec.conditions[0])["before"]
+    return DenseResult(
+        k=population.k,
+        accuracy=population_accuracy(dense, seed=seed),
+        accuracy_reestimated=reestimated,
+        per_class=records(per_class),
+        cost={name: round(value) for name, value in costs.items()},
+    )
+
+
+def _compare(
+    population: Population, condition: CompressionSpec, dense: Predictions
+) -> tuple[ConditionResult, explanations.Attribution]:
+    seed = population.member.seed
+    compressed = population.compressed_population(condition)
+    pies = find_pies(dense, compressed, design="paired", seed=seed)
+    attribution = explanations.attribution(population, condition, pies.samples, dense.modal_label)
+    costs = population.mean_costs(condition)
+    result = ConditionResult(
+        condition=condition.title,
+        method=condition.method,
+        amount=condition.amount,
+        repair=condition.repair,
+        k=population.k,
+        calibration_images=round(costs["change"]["calibration_images"]),
+        cost={
+            **{name: round(value) for name, value in costs["after"].items()},
+            **{f"{name}_kept": costs["after"][name] / costs["before"][name] for name in costs["after"]},
+            "requested": costs["change"]["requested"],
+            "achieved": costs["change"]["achieved"],
+        },
+        accuracy=population_accuracy(compressed, seed=seed),
+        pies=pies,
+        classes=class_deltas(dense, compressed, design="paired", seed=seed),
+        cka=explanations.cka_table(population, condition),
+        attribution=attribution.table,
+        attribution_settings={
+            "method": "integrated gradients",
+            "members": min(population.k, explanations.ATTRIBUTION_MEMBERS),
+            "steps": explanations.ATTRIBUTION_STEPS,
+        },
+    )
+    return result, attribution
+
+
+def _exhibits(
+    population: Population, results: list[ConditionResult], maps: dict[str, explanations.Attribution]
+) -> Exhibits:
+    shown = np.logical_or.reduce([_is_pie(r.pies) for r in results])
+    images = population.data.test.images[shown].transpose(0, 2, 3, 1)
+    ids = {title: _pie_ids(part.table) for title, part in maps.items()}
+    return Exhibits(
+        sample_id=population.data.test.samples.sample_id[shown],
+        image=np.ascontiguousarray(np.broadcast_to(images, (*images.shape[:3], 3))),
+        map_condition=np.repeat(list(ids), [len(i) for i in ids.values()]),
+        map_sample_id=np.concatenate(list(ids.values())),
+        map_dense=np.concatenate([part.map_dense for part in maps.values()]),
+        map_compressed=np.concatenate([part.map_compressed for part in maps.values()]),
+    )
+
+
+def _is_pie(pies: PieTable) -> "np.ndarray[tuple[int], np.dtype[np.bool_]]":
+    return pies.samples["pie"].to_numpy(dtype=bool)
+
+
+def _pie_ids(table: pd.DataFrame) -> "np.ndarray[tuple[int], np.dtype[np.str_]]":
+    return table.loc[table["group"] == "pie", "sample_id"].to_numpy(dtype=np.str_)

@@ -1,0 +1,97 @@
+"""A report as data: the document report.json, its tables, and what the gallery shows."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import pandas as pd
+
+from figures.gallery.exhibits import Exhibits
+from population.errors import InputError
+
+SCHEMA = 1
+_TEXT_COLUMNS = frozenset(
+    {
+        "condition", "design", "group", "kind", "label", "layer", "method", "modal_compressed",
+        "modal_dense", "name", "repair", "sample_id", "votes_compressed", "votes_dense",
+    }
+)  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """What a run found, before it is drawn.
+
+    Attributes:
+        document: content of report.json.
+        tables: tables by name.
+        exhibits: images and maps for the gallery, or None where there are no images.
+    """
+
+    document: Mapping[str, Any]
+    tables: Mapping[str, pd.DataFrame]
+    exhibits: Exhibits | None
+
+    def save(self, folder: Path) -> None:
+        """Writes report.json, tables/NAME.csv and exhibits.npz into a folder."""
+        tables = folder / "tables"
+        tables.mkdir(parents=True, exist_ok=True)
+        for name, table in self.tables.items():
+            table.to_csv(tables / f"{name}.csv", index=False, lineterminator="\n")
+        if self.exhibits is not None:
+            self.exhibits.save(folder / "exhibits.npz")
+        text = json.dumps(self.document, indent=1, allow_nan=False, ensure_ascii=False)
+        (folder / "report.json").write_text(text + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Reads what ``save`` wrote.
+
+        Raises:
+            InputError: if the folder holds no report or a damaged one.
+        """
+        document = load_document(folder)
+        names = sorted((folder / "tables").glob("*.csv"))
+        try:
+            tables = {path.stem: _read_table(path) for path in names}
+        except (OSError, ValueError, KeyError) as error:
+            raise InputError(f"a table in {folder / 'tables'} is damaged ({error})") from error
+        missing = {"summary", "pies"} - tables.keys()
+        if missing:
+            raise InputError(f"{folder} lacks tables/{min(missing)}.csv")
+        exhibits = folder / "exhibits.npz"
+        return cls(document, tables, Exhibits.load(exhibits) if exhibits.exists() else None)
+
+
+def load_document(folder: Path) -> dict[str, Any]:
+    """Reads report.json of a run folder.
+
+    Raises:
+        InputError: if the folder is no run, or its report is damaged or of another schema.
+    """
+    path = folder / "report.json"
+    if not path.is_file():
+        raise InputError(f"{folder} is not a run: it has no report.json")
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} is damaged ({error})") from error
+    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+        raise InputError(f"{path} is not a report of schema {SCHEMA}")
+    return document
+
+
+def _read_table(path: Path) -> pd.DataFrame:
+    """Reads a table with names as text, whatever they are (a class may be called NA or 0)."""
+    raw = pd.read_csv(path, dtype=str, keep_default_na=False)
+    return pd.DataFrame({str(name): _typed(raw[name]) for name in raw.columns})
+
+
+def _typed(column: "pd.Series[str]") -> "pd.Series[Any]":
+    if column.name in _TEXT_COLUMNS:
+        return column
+    if set(column) <= {"True", "False"}:
+        return column == "True"
+    return column.map(lambda cell: float(cell) if cell else None).astype("Float64")

@@ -1,0 +1,120 @@
+"""The folder that a report ends in: checked before the work, replaced whole after it."""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from figures.gallery.build import build_gallery
+from figures.thesis import FIGURES, draw_figures
+from pie_report.html.render import render_page
+from pie_report.report import Report, load_document
+from population.errors import InputError
+
+_OWN_NAMES = ("exhibits.npz", "figures", "gallery", "tables", "report.json", "index.html")
+
+
+def check_output(out: Path) -> None:
+    """Raises InputError unless a report may be written here: a new, an empty or a run's folder."""
+    existing = next(p for p in (out, *out.absolute().parents) if p.exists())
+    if not existing.is_dir():
+        raise InputError(f"cannot write {out}: {existing} is not a folder")
+    try:
+        with tempfile.TemporaryDirectory(dir=existing, prefix=".pie-"):
+            pass
+    except OSError as error:
+        raise InputError(f"cannot write {out}: {error.strerror}") from error
+    if out.exists() and any(out.iterdir()):
+        try:
+            load_document(out)
+        except InputError as error:
+            raise InputError(f"{out} holds other files than a report; choose a new or an empty --out") from error
+
+
+def check_same_spec(out: Path, document: dict[str, Any], *, force: bool) -> None:
+    """Raises InputError if another spec's report is here and ``force`` is not given.
+
+    Args:
+        out: an absent, empty or run folder.
+        document: at least the sections ``spec`` and ``data`` of the report to come.
+        force: replace it all the same.
+    """
+    if force or not (out / "report.json").exists():
+        return
+    before = load_document(out)
+    if any(before.get(part) != document[part] for part in ("spec", "data")):
+        command = before.get("spec", {}).get("command_line", "another command")
+        raise InputError(f"{out} holds the report of {command!r}; choose another --out, or --force to replace it")
+
+
+def write_run(report: Report, out: Path) -> Path:
+    """Writes and renders a report, then puts it in place of the one that was there.
+
+    Args:
+        report: what was found.
+        out: the run folder; files in it that are not a report's stay.
+
+    Returns:
+        The path of index.html.
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as workshop:
+        fresh = Path(workshop) / "new"
+        report.save(fresh)
+        render_run(fresh)
+        out.mkdir(exist_ok=True)
+        for name in _OWN_NAMES:
+            _replace(fresh / name, out / name, Path(workshop) / f"old-{name}")
+    return out / "index.html"
+
+
+def _replace(fresh: Path, place: Path, old: Path) -> None:
+    if place.exists():
+        place.rename(old)
+    if fresh.exists():
+        fresh.rename(place)
+
+
+def render_run(folder: Path) -> None:
+    """Draws figures, gallery and page from the data in a run folder."""
+    report = Report.load(folder)
+    figures = render_figures(folder)
+    if report.exhibits is not None:
+        render_gallery(folder)
+    page = render_page(
+        dict(report.document), report.tables, figures=figures, has_gallery=report.exhibits is not None
+    )
+    (folder / "index.html").write_text(page, encoding="utf-8")
+
+
+def render_figures(folder: Path) -> list[str]:
+    """Draws the figures of a run folder again from its tables.
+
+    Returns:
+        Names of the figures.
+
+    Raises:
+        InputError: if the folder holds no report.
+    """
+    report = Report.load(folder)
+    drawn = draw_figures(report.tables, folder / "figures")
+    for name in set(FIGURES) - set(drawn):  # of an earlier report
+        for path in (folder / "figures").glob(f"{name}.*"):
+            path.unlink()
+    return drawn
+
+
+def render_gallery(folder: Path) -> Path:
+    """Builds the gallery of a run folder again from its tables and exhibits.
+
+    Returns:
+        The path of the gallery's page.
+
+    Raises:
+        InputError: if the folder holds no report, or one without images.
+    """
+    report = Report.load(folder)
+    if report.exhibits is None:
+        raise InputError(f"{folder} has no images to show (predictions alone were compared)")
+    spec = report.document["spec"]
+    title = f"Forgotten images: {spec['model']} on {spec['data']}"
+    return build_gallery(report.tables["pies"], report.exhibits, folder / "gallery", title=title)

@@ -1,0 +1,28 @@
+"""Errors that the user can mend."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """Something the user gave is wrong; the message says what, and what is allowed.
+
+    The command line prints the message on one line and exits with status 2.
+    """
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:
+    """Builds the error for a name outside a closed set, with the nearest allowed name.
+
+    Args:
+        kind: what is named, for example ``"model"``.
+        name: the name as given.
+        known: every allowed name.
+
+    Returns:
+        The error, to be raised by the caller.
+    """
+    names = sorted(known)
+    nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f" (did you mean {nearest[0]!r}?)" if nearest else ""
+    return InputError(f"unknown {kind} {name!r}{hint}; allowed: {', '.join(names)}")

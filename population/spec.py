@@ -1,0 +1,240 @@
+"""Frozen intent: what to train, how to compress, what to report; and the keys made from it."""
+
+import hashlib
+import json
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from population.errors import InputError, unknown_name
+
+#: Bumped when the meaning of stored results changes, so that old ones are not taken for new.
+FORMAT = 1
+
+METHOD_NAMES = ("merge", "prune", "filters", "random")
+PROBES = ("frozen", "refit")
+REPAIRS = ("none", "data-free", "bn")
+DEVICES = ("auto", "cpu", "cuda")
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random changes of an image that keep its meaning; one row of choices per data set.
+
+    Attributes:
+        min_scale: smallest share of the image's area that a crop keeps, in (0, 1].
+        rotation: largest rotation in degrees, either way.
+        flip: whether images may be mirrored left to right (never for digits).
+        colour: strength of brightness, contrast, saturation and hue changes, in [0, 1].
+        grey: probability that a colour image turns grey, in [0, 1].
+    """
+
+    min_scale: float
+    rotation: float
+    flip: bool
+    colour: float
+    grey: float
+
+
+@dataclass(frozen=True)
+class TrainingSpec:
+    """How one member is trained.
+
+    Attributes:
+        epochs: passes over the training images.
+        batch_size: images a step, before views are made of them.
+        learning_rate: peak of the schedule (linear warm-up over the first tenth, then cosine to 0).
+        weight_decay: decoupled weight decay of AdamW.
+        temperature: of the contrastive loss; unused by other objectives.
+        momentum: first momentum of the target network (rises to 1); unused by other objectives.
+        augmentation: how views are made.
+    """
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float
+    temperature: float
+    momentum: float
+    augmentation: Augmentation
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1:
+            raise InputError(f"epochs must be at least 1, not {self.epochs}")
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A network and how it learns.
+
+    Attributes:
+        objective: ``supervised``, ``simclr``, ...
+        architecture: the encoder, ``r18``.
+        num_classes: outputs of the classifier.
+        in_channels: 1 for grey images, 3 for colour.
+        width: channels of the first stage; the encoder's embedding is 8 times as wide.
+    """
+
+    objective: str
+    architecture: str
+    num_classes: int
+    in_channels: int
+    width: int
+
+    def __post_init__(self) -> None:
+        for name in ("num_classes", "in_channels", "width"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class CompressionSpec:
+    """One compression of every member.
+
+    Attributes:
+        method: ``merge``, ``prune``, ``filters``, ``random``, or ``identity``, which changes nothing.
+        amount: fraction in [0, 1): channels removed per coupled group, or weights set to zero for ``prune``.
+        repair: ``none``, ``data-free`` or ``bn``, applied after the weights are edited.
+        probe: ``frozen`` keeps the classifier, ``refit`` fits it again on the compressed encoder.
+
+    Raises:
+        InputError: if the amount is not a number in [0, 1) or a choice is unknown.
+    """
+
+    method: str
+    amount: float
+    repair: str
+    probe: str
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.amount) and 0 <= self.amount < 1):
+            raise InputError(f"--{self.method} must be an amount in [0, 1), not {self.amount:g}")
+        if self.repair not in REPAIRS:
+            raise unknown_name("repair", self.repair, REPAIRS)
+        if self.probe not in PROBES:
+            raise unknown_name("probe", self.probe, PROBES)
+
+    @property
+    def title(self) -> str:
+        """Name of the condition in tables, for example ``merge 0.5``."""
+        return f"{self.method} {self.amount:g}"
+
+
+@dataclass(frozen=True)
+class MemberSpec:
+    """All that one trained member depends on; its canonical form is the member's key.
+
+    Attributes:
+        model: the network.
+        training: how it is trained.
+        data: fingerprint of the data set.
+        seed: of weights, order and views.
+        device: ``cpu`` or ``cuda``; results differ in the last bits between them.
+        threads: of the CPU; sums differ in the last bit with their number.
+    """
+
+    model: ModelSpec
+    training: TrainingSpec
+    data: str
+    seed: int
+    device: str
+    threads: int
+
+
+@dataclass(frozen=True)
+class PopulationSpec:
+    """A population as the command line names it.
+
+    Attributes:
+        model: objective and architecture: supervised_r18, simclr_r18 or byol_r18.
+        data: digits (embedded), cifar10, or imagefolder:PATH with a folder for each class.
+        members: size K of the population, at least 2; members differ only in seed.
+        width: channels of the network's first stage (default: the data set's preset).
+        epochs: passes over the training images (default: the data set's preset).
+        seed: of the first member; member i has this seed + i.
+        device: auto (a GPU where there is one), cpu or cuda.
+
+    Raises:
+        InputError: if a value is out of range.
+    """
+
+    model: str = "simclr_r18"
+    data: str = "digits"
+    members: int = 10
+    width: int | None = None
+    epochs: int | None = None
+    seed: int = 0
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.members < 2:
+            raise InputError(f"--members must be at least 2, not {self.members}: one model is no population")
+        if self.seed < 0:
+            raise InputError(f"--seed must not be negative, not {self.seed}")
+        if self.device not in DEVICES:
+            raise unknown_name("device", self.device, DEVICES)
+        for name in ("width", "epochs"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"--{name} must be at least 1, not {value}")
+
+
+@dataclass(frozen=True)
+class ReportSpec:
+    """Everything that decides what a report says.
+
+    Attributes:
+        population: the models and the data.
+        merge: fractions of channels to merge away in every coupled group; each amount is a condition.
+        prune: fractions of weights to set to zero (global L1, unstructured).
+        filters: fractions of channels to remove by the L1 norm of their filters.
+        random: fractions of channels to remove at random.
+        probe: the classifier after compression: frozen (kept) or refit (fitted again).
+        repair: after compression: none, data-free (variance correction of merged channels) or bn
+            (BatchNorm statistics re-estimated on training images).
+
+    Raises:
+        InputError: if a value is out of range or nothing is to be compressed.
+    """
+
+    population: PopulationSpec = PopulationSpec()
+    merge: tuple[float, ...] = ()
+    prune: tuple[float, ...] = ()
+    filters: tuple[float, ...] = ()
+    random: tuple[float, ...] = ()
+    probe: str = "frozen"
+    repair: str = "bn"
+
+    def __post_init__(self) -> None:
+        if not self.conditions:
+            raise InputError("nothing to compare: give at least one of --merge, --prune, --filters, --random")
+        titles = [c.title for c in self.conditions]
+        if len(set(titles)) < len(titles):
+            raise InputError("the same method and amount is given twice")
+
+    @property
+    def conditions(self) -> tuple[CompressionSpec, ...]:
+        """Every requested compression, in the order merge, prune, filters, random."""
+        return tuple(
+            CompressionSpec(method, float(amount), self.repair, self.probe)
+            for method in METHOD_NAMES
+            for amount in getattr(self, method)
+        )
+
+
+def canonical(*parts: Any) -> str:
+    """One line of JSON that is equal for equal specs and differs for different ones.
+
+    Args:
+        parts: frozen dataclasses of this module, strings, numbers, None, or lists of these.
+    """
+
+    def encode(part: Any) -> Any:
+        return {type(part).__name__: asdict(part)} if hasattr(part, "__dataclass_fields__") else part
+
+    return json.dumps([FORMAT, *map(encode, parts)], sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def key(*parts: Any) -> str:
+    """Name under which what depends on the parts is stored: 20 hexadecimal digits."""
+    return hashlib.sha256(canonical(*parts).encode()).hexdigest()[:20]

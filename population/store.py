@@ -1,0 +1,109 @@
+"""Where finished work is kept: the only module that knows the store's paths."""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from filelock import FileLock
+
+from population.errors import InputError
+
+_MANIFEST = "manifest.json"
+_log = logging.getLogger(__name__)
+
+
+class Store:
+    """Folders of results under the key of all that they depend on.
+
+    An entry appears whole or not at all: it is written beside its place and renamed. Every file's
+    checksum is kept and verified whenever the entry is opened; a damaged entry is named in a
+    warning and made again. A lock per entry lets several runs share a store.
+
+    Attributes:
+        root: the store's folder; made when first needed.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def once(self, kind: str, key: str, produce: Callable[[Path], None]) -> Path:
+        """Returns the folder of an entry, after making it where it is absent or damaged.
+
+        Args:
+            kind: what it is, for example ``"members"``; a folder of the store.
+            key: from ``population.spec.key`` over everything that the entry depends on.
+            produce: writes the entry's files into the empty folder it is given.
+
+        Returns:
+            The folder, to be read only.
+
+        Raises:
+            InputError: if the store cannot be written.
+        """
+        entry = self.root / kind / key
+        partial = self.root / kind / f".{key}.partial"
+        try:
+            entry.parent.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(entry.parent / f".{key}.lock")
+            lock.acquire()
+        except OSError as error:
+            raise InputError(f"cannot write the store {self.root}: {error.strerror}") from error
+        try:
+            if entry.exists():
+                damaged = _damaged_file(entry)
+                if damaged is None:
+                    return entry
+                _log.warning("stored file %s is damaged; making it again", entry / damaged)
+                shutil.rmtree(entry)
+            if partial.exists():  # left by a run that was killed
+                shutil.rmtree(partial)
+            partial.mkdir()
+            produce(partial)
+            _write_manifest(partial)
+            partial.rename(entry)
+        finally:
+            lock.release()
+        return entry
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Writes a file so that a reader sees the old content or the new, never a part.
+
+    Args:
+        path: the file; its folder must exist.
+        content: text (written as UTF-8) or bytes.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial.write_bytes(content.encode() if isinstance(content, str) else content)
+    partial.replace(path)
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _write_manifest(folder: Path) -> None:
+    digests = {p.name: file_digest(p) for p in sorted(folder.iterdir())}
+    (folder / _MANIFEST).write_text(json.dumps(digests, indent=1))
+    for path in folder.iterdir():  # on the disk before the rename makes the entry count
+        with path.open("rb") as stream:
+            os.fsync(stream.fileno())
+
+
+def _damaged_file(folder: Path) -> str | None:
+    """Name of the first file that is not as it was written, or None."""
+    try:
+        digests = json.loads((folder / _MANIFEST).read_text())
+    except (OSError, ValueError):
+        return _MANIFEST
+    for name, digest in digests.items():
+        path = folder / name
+        if not path.is_file() or file_digest(path) != digest:
+            return str(name)
+    return None

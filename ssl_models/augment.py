@@ -1,0 +1,85 @@
+"""Random views of a batch of images, made on the device for all images at once.
+
+Each image draws its own parameters. Geometry is one affine resampling, colour one affine map of the
+channels, so that a batch takes a few tensor operations whatever its size.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from population.spec import Augmentation
+
+_GREY = (0.299, 0.587, 0.114)  # luma of ITU-R BT.601
+
+
+def random_view(images: Tensor, augmentation: Augmentation, *, generator: torch.Generator) -> Tensor:
+    """Draws one view of each image.
+
+    Deviations from SimCLR's augmentation (arXiv 2002.05709, appendix A): colour changes are applied
+    together in a fixed order, hue turns around the grey axis of RGB, and there is no blur, as usual
+    for small images.
+
+    Args:
+        images: shape (N, C, H, W), float in [0, 1].
+        augmentation: how strong each change is.
+        generator: source of all randomness, on the device of the images.
+
+    Returns:
+        Views of the same shape, float in [0, 1].
+    """
+    view = _random_crop(images, augmentation, generator)
+    return _random_colour(view, augmentation, generator) if augmentation.colour else view
+
+
+def _uniform(n: int, low: float, high: float, generator: torch.Generator) -> Tensor:
+    return low + (high - low) * torch.rand(n, generator=generator, device=generator.device)
+
+
+def _random_crop(images: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
+    n = len(images)
+    area = _uniform(n, augmentation.min_scale, 1, generator)
+    ratio = _uniform(n, math.log(3 / 4), math.log(4 / 3), generator).exp().sqrt()
+    width, height = (area.sqrt() * ratio).clamp(max=1), (area.sqrt() / ratio).clamp(max=1)
+    left = _uniform(n, -1, 1, generator) * (1 - width)
+    top = _uniform(n, -1, 1, generator) * (1 - height)
+    radians = math.radians(augmentation.rotation)
+    angle = _uniform(n, -radians, radians, generator)
+    sign = torch.where(_uniform(n, 0, 1, generator) < 0.5, -1.0, 1.0) if augmentation.flip else 1.0
+    rows = [
+        torch.stack([sign * width * angle.cos(), -height * angle.sin(), left], 1),
+        torch.stack([sign * width * angle.sin(), height * angle.cos(), top], 1),
+    ]
+    grid = F.affine_grid(torch.stack(rows, 1), list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+
+
+def _random_colour(images: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
+    n, channels = images.shape[:2]
+    strength = 0.8 * augmentation.colour
+    brightness = _uniform(n, 1 - strength, 1 + strength, generator).reshape(n, 1, 1)
+    contrast = _uniform(n, 1 - strength, 1 + strength, generator).reshape(n, 1, 1)
+    mean = images.mean((1, 2, 3)).reshape(n, 1, 1)
+    flat = images.flatten(2)
+    if channels == 3:
+        flat = torch.bmm(_colour_matrix(n, augmentation, strength, generator), flat)
+    flat = brightness * (contrast * flat + (1 - contrast) * mean)
+    return flat.reshape(images.shape).clamp(0, 1)
+
+
+def _colour_matrix(n: int, augmentation: Augmentation, strength: float, generator: torch.Generator) -> Tensor:
+    """Saturation, hue and greying as one 3x3 matrix per image, shape (n, 3, 3)."""
+    device = generator.device
+    saturation = _uniform(n, 1 - strength, 1 + strength, generator)
+    grey = _uniform(n, 0, 1, generator) < augmentation.grey
+    saturation = torch.where(grey, 0.0, saturation).reshape(n, 1, 1)
+    luma = torch.tensor(_GREY, device=device).expand(3, 3)
+    eye = torch.eye(3, device=device)
+    turn = 2 * math.pi * 0.2 * augmentation.colour
+    hue = _uniform(n, -turn, turn, generator).reshape(n, 1, 1)
+    # Rodrigues' rotation around the unit vector (1, 1, 1) / sqrt(3).
+    cross = torch.tensor([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]], device=device) / math.sqrt(3)
+    rotation = hue.cos() * eye + hue.sin() * cross + (1 - hue.cos()) * torch.full_like(eye, 1 / 3)
+    return (saturation * eye + (1 - saturation) * luma) @ rotation

@@ -1,0 +1,191 @@
+import numpy as np
+import pytest
+import torch
+from scipy.stats import spearmanr
+from torch import Tensor, nn
+
+from analysis import attribution
+from analysis.attribution import attribution_change, integrated_gradients_maps, rank_correlation
+from population.errors import InputError
+
+CLASSES = 3
+
+
+@pytest.fixture
+def images() -> Tensor:
+    return torch.rand(5, 2, 6, 6, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def targets() -> Tensor:
+    return torch.tensor([0, 2, 1, 1, 0])
+
+
+def linear(seed: int) -> nn.Sequential:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Flatten(), nn.Linear(2 * 6 * 6, CLASSES))
+
+
+def convolutional(seed: int) -> nn.Sequential:
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Conv2d(2, 8, 3), nn.BatchNorm2d(8), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(8 * 16, CLASSES)
+    )
+
+
+class TestMaps:
+    def test_a_linear_model_gives_weight_times_pixel(self, images: Tensor, targets: Tensor) -> None:
+        model = linear(1)
+        weight = model[1].weight.detach()[targets].reshape(5, 2, 6, 6)
+        maps = integrated_gradients_maps(model, images, targets, steps=1, batch_size=2)
+        torch.testing.assert_close(maps, (weight * images).sum(dim=1))
+
+    def test_a_quadratic_model_needs_the_path_not_the_end_point(self, images: Tensor) -> None:
+        class Squares(nn.Module):
+            def forward(self, x: Tensor) -> Tensor:
+                return x.square().flatten(1).sum(dim=1, keepdim=True)
+
+        # The gradient at the image would give 2 x^2; the mean over the path gives x^2.
+        maps = integrated_gradients_maps(
+            Squares(), images, torch.zeros(5, dtype=torch.long), steps=2, batch_size=5
+        )
+        torch.testing.assert_close(maps, images.square().sum(dim=1))
+
+    def test_maps_sum_to_the_change_of_the_score(self, images: Tensor, targets: Tensor) -> None:
+        model = convolutional(2).eval()
+        maps = integrated_gradients_maps(model, images, targets, steps=200, batch_size=1000)
+        with torch.no_grad():
+            rows = torch.arange(5)
+            change = model(images)[rows, targets] - model(torch.zeros_like(images))[rows, targets]
+        torch.testing.assert_close(maps.sum(dim=(1, 2)), change, atol=5e-3, rtol=0)
+        assert change.abs().min() > 0.02
+
+    def test_no_pass_is_larger_than_the_batch_size_and_batching_changes_nothing(
+        self, images: Tensor, targets: Tensor
+    ) -> None:
+        model = convolutional(3)
+        sizes: list[int] = []
+        model[0].register_forward_hook(lambda _module, inputs, _output: sizes.append(len(inputs[0])))
+        small = integrated_gradients_maps(model, images, targets, steps=12, batch_size=3)
+        assert max(sizes) <= 3
+        large = integrated_gradients_maps(model, images, targets, steps=12, batch_size=60)
+        torch.testing.assert_close(small, large)
+
+    def test_the_model_is_left_as_it_was(self, images: Tensor, targets: Tensor) -> None:
+        model = convolutional(4).train()
+        before = {k: v.clone() for k, v in model.state_dict().items()}
+        integrated_gradients_maps(model, images, targets, steps=2, batch_size=5)
+        assert model.training
+        assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+        assert all(p.grad is None for p in model.parameters())
+        assert not images.requires_grad
+
+    def test_no_images_give_no_maps(self) -> None:
+        none = integrated_gradients_maps(
+            linear(1), torch.empty(0, 2, 6, 6), torch.empty(0, dtype=torch.long), steps=2, batch_size=2
+        )
+        assert none.shape == (0, 6, 6)
+
+    def test_unfit_arguments_are_refused(self, images: Tensor, targets: Tensor) -> None:
+        with pytest.raises(InputError, match=r"in \[0, 1\]"):
+            integrated_gradients_maps(linear(1), images * 255, targets, steps=2, batch_size=2)
+        with pytest.raises(InputError, match=r"in \[0, 1\]"):
+            integrated_gradients_maps(linear(1), images.byte(), targets, steps=2, batch_size=2)
+        with pytest.raises(InputError, match="shapes"):
+            integrated_gradients_maps(linear(1), images, targets[:4], steps=2, batch_size=2)
+        with pytest.raises(InputError, match="at least 1"):
+            integrated_gradients_maps(linear(1), images, targets, steps=0, batch_size=2)
+
+
+class TestRankCorrelation:
+    def test_equals_scipy_with_and_without_ties(self) -> None:
+        draw = torch.Generator().manual_seed(5)
+        a = torch.randn(6, 4, 5, generator=draw)
+        b = a + torch.randn(6, 4, 5, generator=draw)
+        a[3:], b[3:] = a[3:].round(), b[3:].round()
+        expected = [spearmanr(x.flatten(), y.flatten()).statistic for x, y in zip(a, b, strict=True)]
+        found = rank_correlation(a, b)
+        assert not np.ma.getmaskarray(found).any()
+        np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+    def test_only_ranks_count(self) -> None:
+        a = torch.randn(2, 3, 3, generator=torch.Generator().manual_seed(6))
+        np.testing.assert_allclose(rank_correlation(a, torch.exp(3 * a)), 1)
+        np.testing.assert_allclose(rank_correlation(a, -a), -1)
+
+    def test_a_constant_map_is_masked_and_left_out_of_means(self) -> None:
+        a = torch.arange(8.0).reshape(2, 2, 2)
+        b = a.clone()
+        b[1] = 0
+        found = rank_correlation(a, b)
+        assert np.ma.getmaskarray(found).tolist() == [False, True]
+        assert found.mean() == 1
+        assert np.isnan(np.asarray(found)[1])
+
+    def test_unequal_shapes_are_refused(self) -> None:
+        with pytest.raises(InputError, match="one shape"):
+            rank_correlation(torch.rand(2, 3, 3), torch.rand(2, 3, 4))
+
+
+class TestAttributionChange:
+    def test_pairs_members_with_their_own_and_seeds_with_the_next(
+        self, images: Tensor, targets: Tensor
+    ) -> None:
+        dense, compressed = [linear(s) for s in (1, 2, 3)], [linear(s) for s in (4, 5, 6)]
+        found = attribution_change(dense, compressed, images, targets, steps=1, batch_size=5)
+
+        def product(model: nn.Sequential) -> Tensor:
+            return (model[1].weight.detach()[targets].reshape(5, 2, 6, 6) * images).sum(dim=1)
+
+        def correlation(a: nn.Sequential, b: nn.Sequential) -> list[float]:
+            pairs = zip(product(a), product(b), strict=True)
+            return [spearmanr(x.flatten(), y.flatten()).statistic for x, y in pairs]
+
+        own = [correlation(d, c) for d, c in zip(dense, compressed, strict=True)]
+        seeds = [correlation(dense[i], dense[j]) for i, j in ((0, 1), (1, 2), (2, 0))]
+        np.testing.assert_allclose(found.spearman, np.mean(own, axis=0), atol=1e-9)
+        assert found.reference is not None
+        np.testing.assert_allclose(found.reference, np.mean(seeds, axis=0), atol=1e-9)
+        for maps, models in ((found.map_dense, dense), (found.map_compressed, compressed)):
+            assert maps.dtype == np.float32
+            np.testing.assert_allclose(maps, sum(product(m) for m in models) / 3, atol=1e-6)
+
+    def test_doing_nothing_changes_nothing_and_one_member_has_no_reference(
+        self, images: Tensor, targets: Tensor
+    ) -> None:
+        model = convolutional(7)
+        found = attribution_change([model], [model], images, targets, steps=8, batch_size=5)
+        np.testing.assert_allclose(found.spearman, 1)
+        assert found.reference is None
+        np.testing.assert_array_equal(found.map_dense, found.map_compressed)
+
+    def test_a_dead_member_is_left_out_and_a_dead_population_masked(
+        self, images: Tensor, targets: Tensor
+    ) -> None:
+        dense, dead = [linear(1), linear(2)], linear(3)
+        nn.init.zeros_(dead[1].weight)
+        one = attribution_change(dense, [dense[0], dead], images, targets, steps=1, batch_size=5)
+        np.testing.assert_allclose(one.spearman, 1)
+        both = attribution_change(dense, [dead, dead], images, targets, steps=1, batch_size=5)
+        assert np.ma.getmaskarray(both.spearman).all()
+        assert both.reference is not None
+        assert not np.ma.getmaskarray(both.reference).any()
+
+    def test_each_network_is_explained_once(
+        self, images: Tensor, targets: Tensor, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        seen: list[nn.Module] = []
+        maps_of = attribution.integrated_gradients_maps
+
+        def counted(model: nn.Module, *args: Tensor, **options: int) -> Tensor:
+            seen.append(model)
+            return maps_of(model, *args, **options)
+
+        monkeypatch.setattr(attribution, "integrated_gradients_maps", counted)
+        models = [linear(s) for s in range(4)]
+        attribution_change(models[:2], models[2:], images, targets, steps=1, batch_size=5)
+        assert sorted(map(id, seen)) == sorted(map(id, models))
+
+    def test_populations_of_different_size_are_refused(self, images: Tensor, targets: Tensor) -> None:
+        with pytest.raises(InputError, match="2 and 1"):
+            attribution_change([linear(1), linear(2)], [linear(3)], images, targets, steps=1, batch_size=5)

@@ -1,0 +1,228 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from figures import FIGURES, draw_figures
+from figures.style import TEXT_WIDTH
+
+ALL = ["accuracy-cost", "class-change", "pies", "cka"]
+
+
+def run_tables(
+    *, classes: int = 4, conditions: tuple[str, ...] = ("merge 0.5", "prune 0.9")
+) -> dict[str, pd.DataFrame]:
+    summary = [
+        {
+            "condition": "dense",
+            "method": "dense",
+            "params_kept": 1.0,
+            "accuracy": 0.97,
+            "accuracy_low": 0.96,
+            "accuracy_high": 0.98,
+        }
+    ]
+    changes, cka = [], []
+    for place, condition in enumerate(conditions):
+        summary.append(
+            {
+                "condition": condition,
+                "method": condition.split()[0],
+                "params_kept": 0.25,
+                "accuracy": 0.9,
+                "accuracy_low": 0.89,
+                "accuracy_high": 0.92,
+                "pies": 12,
+                "pie_share": 0.12,
+                "expected_null": 4.5,
+                "expected_null_low": 2.5,
+                "expected_null_high": 7.0,
+                "forgotten": 8,
+                "gained": 1,
+                "still_wrong": 3,
+            }
+        )
+        for index in range(classes):
+            delta = -0.01 * (index + place)
+            changes.append(
+                {
+                    "condition": condition,
+                    "name": f"class {index}",
+                    "n": 20,
+                    "delta": delta,
+                    "delta_low": delta - 0.01,
+                    "delta_high": delta + 0.01,
+                    "p_adjusted": 0.03,
+                }
+            )
+        cka += [{"condition": condition, "layer": layer, "value": 0.9, "reference": 0.7} for layer in "zya"]
+    return {"summary": pd.DataFrame(summary), "classes": pd.DataFrame(changes), "cka": pd.DataFrame(cka)}
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with all figures of ``run_tables()``; read only."""
+    folder = tmp_path_factory.mktemp("run") / "new" / "figures"
+    assert draw_figures(run_tables(), folder) == ALL == list(FIGURES)
+    return folder
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def test_every_figure_has_three_files_and_nothing_else_is_left(drawn: Path) -> None:
+    assert set(files(drawn)) == {f"{name}.{kind}" for name in ALL for kind in ("pdf", "png", "csv")}
+    for name in ALL:
+        with Image.open(drawn / f"{name}.png") as image:
+            assert image.width == round(TEXT_WIDTH * 250)
+        assert (drawn / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_equal_tables_give_equal_bytes_in_this_and_any_other_process(
+    drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tables = run_tables()
+    monkeypatch.setitem(mpl.rcParams, "font.size", 20)
+    draw_figures({name: table.copy() for name, table in tables.items()}, tmp_path / "b")
+    assert mpl.rcParams["font.size"] == 20
+    assert files(drawn) == files(tmp_path / "b")
+    for name, table in tables.items():
+        table.to_csv(tmp_path / f"{name}.csv", index=False)
+    code = (
+        "import sys, pandas; from pathlib import Path; from figures import draw_figures;"
+        "p = Path(sys.argv[1]);"
+        "draw_figures({n: pandas.read_csv(p / f'{n}.csv') for n in ('summary', 'classes', 'cka')}, p / 'c')"
+    )
+    root = Path(__file__).parents[2]
+    subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)],
+        check=True,
+        cwd=root,
+        env={**os.environ, "PYTHONHASHSEED": "7", "SOURCE_DATE_EPOCH": "1000000000"},
+    )
+    assert files(drawn) == files(tmp_path / "c")
+
+
+def test_no_date_and_no_version_of_a_program_is_in_the_png(drawn: Path) -> None:
+    with Image.open(drawn / "pies.png") as image:
+        assert set(image.info) == {"dpi"}
+    assert b"CreationDate" not in (drawn / "pies.pdf").read_bytes()
+    # As TrueType, text stays text; as Type 3 it would be drawings of letters.
+    fonts = (drawn / "pies.pdf").read_bytes()
+    assert b"/CIDFontType2" in fonts
+    assert b"/Type3" not in fonts
+
+
+def test_the_csv_holds_what_is_plotted(drawn: Path) -> None:
+    pies = pd.read_csv(drawn / "pies.csv")
+    assert pies.to_dict("records")[0] == {
+        "condition": "merge 0.5",
+        "forgotten": 8,
+        "still wrong": 3,
+        "gained": 1,
+        "label unknown": 0,
+        "pies": 12,
+        "pie_share": 0.12,
+        "expected_null": 4.5,
+        "expected_null_low": 2.5,
+        "expected_null_high": 7,
+    }
+    assert list(pies["condition"]) == ["merge 0.5", "prune 0.9"]
+    cost = pd.read_csv(drawn / "accuracy-cost.csv")
+    assert list(cost["condition"]) == ["dense", "merge 0.5", "prune 0.9"]
+    cka = pd.read_csv(drawn / "cka.csv")
+    assert list(cka["layer"]) == ["z", "y", "a"] * 2
+
+
+def test_classes_have_one_order_in_all_panels_by_mean_loss(tmp_path: Path) -> None:
+    tables = {"classes": run_tables(classes=3)["classes"]}
+    tables["classes"]["delta"] = [0.0, -0.2, -0.1, 0.1, 0.1, -0.3]
+    draw_figures(tables, tmp_path)
+    drawn = pd.read_csv(tmp_path / "class-change.csv")
+    assert list(drawn["condition"]) == ["merge 0.5"] * 3 + ["prune 0.9"] * 3
+    # Means: 0.05, -0.05, -0.2.
+    assert list(drawn["name"]) == ["class 2", "class 1", "class 0"] * 2
+
+
+def test_predictions_made_elsewhere_have_no_cost_and_perhaps_no_labels(tmp_path: Path) -> None:
+    tables = run_tables(conditions=("compressed x",))
+    del tables["cka"]
+    summary = tables["summary"].astype(object)
+    summary["params_kept"] = None
+    summary.loc[:, ["accuracy", "accuracy_low", "accuracy_high", "forgotten", "gained", "still_wrong"]] = ""
+    tables["summary"] = summary
+    tables["classes"] = tables["classes"].assign(delta=np.nan)
+    assert draw_figures(tables, tmp_path) == ["pies"]
+    row = pd.read_csv(tmp_path / "pies.csv").iloc[0]
+    assert (row["label unknown"], row["forgotten"], row["pies"]) == (12, 0, 12)
+
+
+def test_a_table_that_is_absent_or_lacks_a_column_draws_nothing(tmp_path: Path) -> None:
+    tables = run_tables()
+    tables["cka"] = tables["cka"].drop(columns="reference")
+    del tables["classes"]
+    assert draw_figures(tables, tmp_path) == ["accuracy-cost", "pies"]
+    assert draw_figures({}, tmp_path / "none") == []
+    assert not (tmp_path / "none").exists()
+
+
+def test_dense_alone_is_no_comparison(tmp_path: Path) -> None:
+    tables = {"summary": run_tables()["summary"].iloc[:1]}
+    assert draw_figures(tables, tmp_path) == []
+
+
+def test_classes_without_samples_are_left_out(tmp_path: Path) -> None:
+    tables = {"classes": run_tables(classes=3)["classes"]}
+    tables["classes"].loc[tables["classes"]["name"] == "class 1", ["delta", "p_adjusted"]] = np.nan
+    assert draw_figures(tables, tmp_path) == ["class-change"]
+    assert set(pd.read_csv(tmp_path / "class-change.csv")["name"]) == {"class 0", "class 2"}
+
+
+@pytest.mark.parametrize(("classes", "count"), [(10, 8), (100, 8), (100, 1)])
+def test_many_classes_and_conditions_stay_on_the_page(tmp_path: Path, classes: int, count: int) -> None:
+    tables = run_tables(classes=classes, conditions=tuple(f"merge {i}" for i in range(count)))
+    draw_figures({"classes": tables["classes"]}, tmp_path)
+    with Image.open(tmp_path / "class-change.png") as image:
+        width, height = (side / 250 for side in image.size)
+        # Nothing reaches the edges: the outermost pixels are white.
+        pixels = np.asarray(image.convert("L"))
+    assert width == TEXT_WIDTH
+    assert height <= 9
+    assert min(pixels[0].min(), pixels[-1].min(), pixels[:, 0].min(), pixels[:, -1].min()) == 255
+
+
+def test_eight_conditions_fit_the_legend(tmp_path: Path) -> None:
+    draw_figures({"cka": run_tables(conditions=tuple(f"filters 0.{i}" for i in range(8)))["cka"]}, tmp_path)
+    with Image.open(tmp_path / "cka.png") as image:
+        pixels = np.asarray(image.convert("L"))
+    assert min(pixels[:, 0].min(), pixels[:, -1].min(), pixels[0].min()) == 255
+
+
+def test_names_with_formula_signs_are_drawn(tmp_path: Path) -> None:
+    tables = run_tables(conditions=("_a$b$ <i>", r"\frac$ $"))
+    tables["classes"]["name"] = tables["classes"]["name"].replace("class 1", r"$\nonsense{$")
+    assert draw_figures(tables, tmp_path) == ALL
+    assert list(pd.read_csv(tmp_path / "pies.csv")["condition"]) == ["_a$b$ <i>", r"\frac$ $"]
+
+
+def test_a_failed_write_leaves_the_old_figure_and_no_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw_figures({"cka": run_tables()["cka"]}, tmp_path)
+    before = files(tmp_path)
+
+    def full(self: pd.DataFrame, path: Path, **_: object) -> None:
+        Path(path).write_text("half")
+        raise OSError("no space left")
+
+    monkeypatch.setattr(pd.DataFrame, "to_csv", full)
+    with pytest.raises(OSError, match="no space left"):
+        draw_figures({"cka": run_tables()["cka"]}, tmp_path)
+    assert files(tmp_path) == before

@@ -1,0 +1,397 @@
+"""A small invented report with every part filled in, and names that try to break a page."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from playwright.sync_api import Browser, sync_playwright
+
+from figures.gallery import Exhibits
+
+CHROMIUM = Path("/usr/bin/chromium")
+CLASS_NAMES = (
+    "<script>alert(1)</script>",
+    "a&b\"c'",
+    "10",
+    "9",
+    "</script>",
+    "NA",
+    "$x_1$",
+    "constructor",
+    "sehr langer Klassenname ohne jeden Sinn",
+    "猫",
+)
+NASTY_IDS = (
+    '"><img src=x onerror=alert(1)>',
+    "javascript:alert(1)",
+    "../../etc/passwd",
+    "a#b?c=d&e",
+    "'; alert(1); '",
+    "007",
+)
+N, K, SIZE = 300, 10, 16
+CONDITIONS = {"merge 0.5": 0.7, "prune 0.9": 0.5, "random 0.5": 0.9}
+
+
+@dataclass(frozen=True)
+class Synthetic:
+    """A document as in report.json, the tables, and the exhibits."""
+
+    document: dict[str, Any]
+    tables: dict[str, pd.DataFrame]
+    exhibits: Exhibits
+
+
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    """Starts the installed browser, or skips the test that asks for it."""
+    if not CHROMIUM.exists():
+        pytest.skip(f"browser tests need Chromium at {CHROMIUM}")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+def make(seed: int = 0) -> Synthetic:
+    """Draws votes of K networks before and after three compressions, and writes the report on them."""
+    rng = np.random.default_rng(seed)
+    label = rng.integers(0, 10, N)
+    hard = rng.beta(0.6, 2.5, N)
+    dense = np.where(rng.random((K, N)) < hard, rng.integers(0, 10, (K, N)), label)
+    dense[:, : len(NASTY_IDS)] = label[: len(NASTY_IDS)]  # forgotten in every condition
+    sample_id = [*NASTY_IDS, *(f"images/{i:04d}.png" for i in range(N - len(NASTY_IDS)))]
+    pies, classes, summary, compressed = [], [], [_summary_row("dense", "dense")], []
+    for condition, damage in CONDITIONS.items():
+        moved = rng.random((K, N)) < damage * (0.3 + hard + 0.4 * (label == 4))
+        after = np.where(moved, rng.integers(0, 10, (K, N)), dense)
+        after[:, : len(NASTY_IDS)] = (label[: len(NASTY_IDS)] + 1) % 10
+        table = _pie_rows(condition, sample_id, label, dense, after, rng)
+        class_rows = _class_rows(condition, label, dense, after, rng)
+        found = _pie_numbers(table)
+        accuracy = float((after == label).mean())
+        pies.append(table)
+        classes.append(class_rows)
+        summary.append(_summary_row(condition, condition.split()[0], accuracy=accuracy, **found))
+        compressed.append(_condition(condition, accuracy, found, class_rows, rng))
+    tables = {
+        "summary": pd.DataFrame(summary),
+        "classes": pd.concat(classes, ignore_index=True),
+        "pies": pd.concat(pies, ignore_index=True),
+    }
+    tables["cka"] = pd.DataFrame(
+        [{"condition": c["condition"], **row} for c in compressed for row in c["cka"]]
+    )
+    tables["attribution"] = _attribution_rows(tables["pies"])
+    document = _document(float((dense == label).mean()), label, dense, compressed)
+    return Synthetic(document, tables, _exhibits(tables["pies"], rng))
+
+
+def compare_without_labels() -> Synthetic:
+    """The same images as ``pie compare`` sees them without true labels: everything else is null."""
+    full = make()
+    summary = full.tables["summary"].iloc[[0, 1]].copy()
+    summary["condition"] = ["dense", "compressed"]
+    accuracy = ["accuracy", "accuracy_low", "accuracy_high"]
+    summary[["method", "amount", "repair", *accuracy, "forgotten", "gained", "still_wrong"]] = None
+    summary[[c for c in summary if c.endswith("_kept") or c in ("params", "macs", "bytes")]] = np.nan
+    pies = (
+        full.tables["pies"]
+        .query("condition == 'merge 0.5'")
+        .assign(condition="compressed", label="", kind="")
+    )
+    pies[["margin_dense", "margin_compressed"]] = np.nan
+    first = full.document["compressed"][0]
+    labelled = [name for name in first["pies"] if name.startswith("accuracy_")]
+    found = first["pies"] | dict.fromkeys([*labelled, "forgotten", "gained", "still_wrong"])
+    nothing = dict.fromkeys(["method", "amount", "repair", "calibration_images", "cost", "accuracy", "cka"])
+    document = {
+        "schema": 1,
+        "spec": dict.fromkeys(full.document["spec"])
+        | {
+            "command": "compare",
+            "command_line": "pie compare a.npz b.npz",
+            "seed": 0,
+            "design": "independent",
+        },
+        "environment": full.document["environment"] | {"torch": None},
+        "data": dict.fromkeys(full.document["data"]) | {"n_test": N},
+        "baselines": None,
+        "dense": {"k": K, "accuracy": None, "accuracy_reestimated": None, "per_class": [], "cost": None},
+        "compressed": [
+            first
+            | nothing
+            | {"condition": "compressed", "design": "independent", "attribution": None, "classes": []}
+            | {"pies": found | {"excess": found["count"] - found["expected_null"]}}
+        ],
+    }
+    return Synthetic(document, {"summary": summary, "pies": pies}, full.exhibits)
+
+
+def _votes(column: np.ndarray) -> dict[str, int]:
+    return {
+        CLASS_NAMES[c]: n for c, n in sorted(Counter(column.tolist()).items(), key=lambda v: (-v[1], v[0]))
+    }
+
+
+def _pie_rows(condition, sample_id, label, dense, after, rng) -> pd.DataFrame:
+    rows = []
+    for i, sample in enumerate(sample_id):
+        before_votes, after_votes = _votes(dense[:, i]), _votes(after[:, i])
+        before, now = next(iter(before_votes)), next(iter(after_votes))
+        true = CLASS_NAMES[label[i]]
+        kind = "forgotten" if before == true else "gained" if now == true else "still wrong"
+        names = {*before_votes, *after_votes}
+        distance = float(sum(abs(before_votes.get(c, 0) - after_votes.get(c, 0)) for c in names))
+        p = max(2.0**-9, float(np.exp(-distance / 2)))
+        rows.append(
+            {
+                "condition": condition,
+                "sample_id": sample,
+                "label": true,
+                "modal_dense": before,
+                "modal_compressed": now,
+                "agree_dense": before_votes[before],
+                "agree_compressed": after_votes[now],
+                "votes_dense": json.dumps(before_votes),
+                "votes_compressed": json.dumps(after_votes),
+                "tie_dense": list(before_votes.values()).count(before_votes[before]) > 1,
+                "tie_compressed": list(after_votes.values()).count(after_votes[now]) > 1,
+                "pie": before != now,
+                "kind": kind if before != now else "",
+                "distance": distance,
+                "p_value": p,
+                "p_adjusted": min(1.0, 10 * p),
+                "rejected": 10 * p <= 0.05,
+                "margin_dense": float(rng.random()),
+                "margin_compressed": float(rng.random()),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _pie_numbers(table: pd.DataFrame) -> dict[str, Any]:
+    kinds = table["kind"].value_counts()
+    count = int(table["pie"].sum())
+    return {
+        "count": count,
+        "share": count / N,
+        "ties": int((table["tie_dense"] | table["tie_compressed"]).sum()),
+        "expected_null": 14.25,
+        "expected_null_low": 9.5,
+        "expected_null_high": 20.75,
+        "excess": None,
+        "p_value": 2.0**-9,
+        "p_floor": 2.0**-9,
+        "rejected": int(table["rejected"].sum()),
+        "forgotten": int(kinds.get("forgotten", 0)),
+        "gained": int(kinds.get("gained", 0)),
+        "still_wrong": int(kinds.get("still wrong", 0)),
+    }
+
+
+def _class_rows(condition, label, dense, after, rng) -> pd.DataFrame:
+    rows = []
+    for index, name in enumerate(CLASS_NAMES):
+        of = label == index
+        before, now = float((dense[:, of] == index).mean()), float((after[:, of] == index).mean())
+        p = float(rng.random() ** 3)
+        rows.append(
+            {
+                "condition": condition,
+                "name": name,
+                "n": int(of.sum()),
+                "recall_dense": before,
+                "recall_compressed": now,
+                "delta": now - before,
+                "delta_low": now - before - 0.03,
+                "delta_high": now - before + 0.03,
+                "delta_relative": now - before + 0.1,
+                "p_value": p,
+                "p_adjusted": 0.0195 if index == 4 else min(1.0, 3 * p),
+                "p_welch": p,
+                "p_welch_adjusted": None if index == 2 else 0.00004,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+_COST = {
+    "merge": {"params_kept": 0.262, "macs_kept": 0.271, "bytes_kept": 0.263},
+    "prune": {"params_kept": 0.104, "macs_kept": 1.0, "bytes_kept": 1.0},
+    "random": {"params_kept": 0.262, "macs_kept": 0.271, "bytes_kept": 0.263},
+}
+
+
+def _cost(method: str) -> dict[str, Any]:
+    kept = _COST[method]
+    amount = 0.9 if method == "prune" else 0.5
+    whole = {"params": 700_122, "macs": 34_500_000, "bytes": 2_812_040}
+    return (
+        {name: int(size * kept[f"{name}_kept"]) for name, size in whole.items()}
+        | kept
+        | {
+            "requested": amount,
+            "achieved": amount - 0.0004,
+        }
+    )
+
+
+def _summary_row(condition: str, method: str, *, accuracy: float = 0.9, **found: Any) -> dict[str, Any]:
+    dense = method == "dense"
+    cost = {"params": 700_122, "macs": 34_500_000, "bytes": 2_812_040} if dense else _cost(method)
+    return {
+        "condition": condition,
+        "method": method,
+        "amount": None if dense else float(condition.split()[1]),
+        "repair": None if dense else "bn",
+        "design": None if dense else "paired",
+        "k": K,
+        "accuracy": accuracy,
+        "accuracy_low": accuracy - 0.01,
+        "accuracy_high": accuracy + 0.01,
+        **{
+            name: cost.get(name)
+            for name in ("params", "params_kept", "macs", "macs_kept", "bytes", "bytes_kept")
+        },
+        "pies": found.get("count"),
+        "pie_share": found.get("share"),
+        **{
+            name: found.get(name)
+            for name in (
+                *("ties", "expected_null", "expected_null_low", "expected_null_high", "excess"),
+                *("p_value", "p_floor", "rejected", "forgotten", "gained", "still_wrong"),
+            )
+        },
+    }
+
+
+def _condition(condition, accuracy, found, class_rows, rng) -> dict[str, Any]:
+    layers = ["conv1", *(f"layer{s}.{b}" for s in range(1, 5) for b in range(2)), "embedding"]
+    rows = json.loads(class_rows.drop(columns="condition").to_json(orient="records"))
+    method, amount = condition.split()
+    return {
+        "condition": condition,
+        "method": method,
+        "amount": float(amount),
+        "repair": "bn",
+        "design": "paired",
+        "calibration_images": 1024,
+        "cost": _cost(method),
+        "accuracy": {"mean": accuracy, "low": accuracy - 0.01, "high": accuracy + 0.01},
+        "pies": found
+        | {
+            "accuracy_dense_on_pies": 0.517,
+            "accuracy_compressed_on_pies": 0.243,
+            "accuracy_dense_on_rest": 0.962,
+            "accuracy_compressed_on_rest": 0.931,
+        },
+        "classes": rows,
+        "cka": [
+            {
+                "layer": layer,
+                "value": 0.98 - 0.04 * i + 0.01 * float(rng.random()),
+                "reference": 0.97 - 0.01 * i,
+            }
+            for i, layer in enumerate(layers)
+        ],
+        "attribution": {
+            "method": "integrated gradients",
+            "members": 3,
+            "steps": 16,
+            "pies": {"n": 24, "spearman": 0.512},
+            "rest": {"n": 24, "spearman": 0.697},
+            "reference": {"pies": 0.431, "rest": 0.604},
+        },
+    }
+
+
+def _attribution_rows(pies: pd.DataFrame) -> pd.DataFrame:
+    some = pies.groupby("condition").head(40)
+    return pd.DataFrame(
+        {
+            "condition": some["condition"],
+            "sample_id": some["sample_id"],
+            "group": np.where(some["pie"], "pie", "other"),
+            "spearman": 0.5,
+            "reference": 0.4,
+        }
+    )
+
+
+def _document(accuracy, label, dense, compressed) -> dict[str, Any]:
+    recall = [float((dense[:, label == c] == c).mean()) for c in range(10)]
+    return {
+        "schema": 1,
+        "spec": {
+            "command": "report",
+            "command_line": "pie-report --model simclr_r18 --merge 0.5 --prune 0.9 --random 0.5",
+            "model": "simclr_r18",
+            "data": "digits",
+            "members": K,
+            "seed": 0,
+            "seeds": list(range(K)),
+            "probe": "frozen",
+            "repair": "bn",
+            "design": "paired",
+            "device": "cpu",
+            "threads": 1,
+            "training": {
+                "objective": "simclr",
+                "epochs": 20,
+                "width": 16,
+                "resolution": 16,
+                "batch_size": 256,
+                "learning_rate": 0.05,
+            },
+        },
+        "environment": {"python": "3.11.7", "pie-toolkit": "0.1.0", "numpy": "2.0.0", "torch": "2.8.0"},
+        "data": {
+            "n_test": N,
+            "n_train": 1497,
+            "class_names": list(CLASS_NAMES),
+            "in_channels": 1,
+            "resolution": 16,
+            "fingerprint": "0123456789abcdef",
+        },
+        "baselines": {"raw_pixels": 0.967, "untrained_encoder": 0.71},
+        "dense": {
+            "k": K,
+            "accuracy": {"mean": accuracy, "low": accuracy - 0.01, "high": accuracy + 0.01},
+            "accuracy_reestimated": {
+                "mean": accuracy + 0.001,
+                "low": accuracy - 0.01,
+                "high": accuracy + 0.01,
+            },
+            "per_class": [
+                {"name": name, "n": int((label == c).sum()), "recall": recall[c]}
+                for c, name in enumerate(CLASS_NAMES)
+            ],
+            "cost": {"params": 700_122, "macs": 34_500_000, "bytes": 2_812_040},
+        },
+        "compressed": compressed,
+    }
+
+
+def _exhibits(pies: pd.DataFrame, rng: np.random.Generator) -> Exhibits:
+    found = pies[pies["pie"]]
+    sample_id = found["sample_id"].drop_duplicates().to_numpy(dtype=str)
+    image = rng.integers(0, 60, (len(sample_id), SIZE, SIZE, 3), dtype=np.uint8)
+    image[:, 3:13, 6:10] = 230
+    mapped = found.groupby("condition").head(6)
+    maps = rng.normal(size=(2, len(mapped), SIZE, SIZE)).astype(np.float32)
+    return Exhibits(
+        sample_id=sample_id,
+        image=image,
+        map_condition=mapped["condition"].to_numpy(dtype=str),
+        map_sample_id=mapped["sample_id"].to_numpy(dtype=str),
+        map_dense=maps[0],
+        map_compressed=maps[1],
+    )

@@ -1,0 +1,377 @@
+"""The page: every number from the document, nothing for what is not known, and no name that breaks out."""
+
+import copy
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import jsonschema
+import pytest
+from PIL import Image
+
+from figures.gallery import build_gallery, pie_entries
+from pie_report.html import render_page, words
+
+ROOT = Path(__file__).parents[2]
+FIGURES = ["accuracy-cost", "class-change", "pies", "cka"]
+SCHEMA = json.loads((ROOT / "pie_report" / "report.schema.json").read_text(encoding="utf-8"))
+
+
+class Page(HTMLParser):
+    """Text, links, ids and elements of a page, as a browser would see them."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.links, self.ids, self.elements, self.rejected, parts = [], [], [], [], []
+        self._hidden, self._parts, self._row, self._in_row_head = 0, parts, None, False
+        self.feed(text)
+        self.text = " ".join("".join(parts).split())
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        self.elements.append((tag, attrs))
+        self.links += [attrs[name] for name in ("href", "src") if name in attrs]
+        self.ids += [attrs["id"]] if "id" in attrs else []
+        self._hidden += tag == "style"
+        if tag == "tr":
+            self._row = attrs.get("class")
+        self._in_row_head = tag == "th" and self._row == "rejected"
+
+    def handle_endtag(self, tag):
+        self._hidden -= tag == "style"
+        self._in_row_head = False
+        if tag in ("th", "td"):
+            self._parts.append(" ")
+
+    def handle_data(self, data):
+        if not self._hidden:
+            self._parts.append(data)
+        if self._in_row_head:
+            self.rejected.append(data)
+
+
+def full_page(report, figures=FIGURES, has_gallery=True):
+    return render_page(report.document, report.tables, figures=figures, has_gallery=has_gallery)
+
+
+def write_run(report, folder, figures, gallery):
+    for name in ("figures", "tables"):
+        (folder / name).mkdir()
+    for name in figures:
+        Image.new("RGB", (600, 300), "white").save(folder / "figures" / f"{name}.png")
+        (folder / "figures" / f"{name}.pdf").touch()
+        (folder / "figures" / f"{name}.csv").touch()
+    for name, table in report.tables.items():
+        table.to_csv(folder / "tables" / f"{name}.csv", index=False)
+    (folder / "report.json").write_text(json.dumps(report.document))
+    if gallery:
+        build_gallery(report.tables["pies"], report.exhibits, folder / "gallery", title="T")
+    text = full_page(report, figures, gallery)
+    (folder / "index.html").write_text(text, encoding="utf-8")
+    return Page(text)
+
+
+def assert_valid(document):
+    jsonschema.Draft202012Validator(SCHEMA).validate(document)
+
+
+# --- report.json
+
+
+def test_schema_is_a_schema_and_takes_both_kinds_of_report(report, comparison):
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+    assert_valid(report.document)
+    assert_valid(comparison.document)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda d: d.update(schema=2),
+        lambda d: d.update(created="2024-01-01"),
+        lambda d: d.pop("baselines"),
+        lambda d: d["spec"].update(design="both"),
+        lambda d: d["spec"].update(out="/home/me"),
+        lambda d: d["data"].update(n_test=0),
+        lambda d: d["dense"]["accuracy"].update(mean=97.2),
+        lambda d: d["dense"]["per_class"][0].update(recall="high"),
+        lambda d: d["compressed"].clear(),
+        lambda d: d["compressed"][0]["pies"].update(count=1.5),
+        lambda d: d["compressed"][0]["pies"].update(rejected=True),
+        lambda d: d["compressed"][0]["pies"].pop("p_floor"),
+        lambda d: d["compressed"][0]["classes"][0].update(p_value=1.2),
+        lambda d: d["compressed"][0]["cka"][0].update(value=None),
+        lambda d: d["compressed"][0]["attribution"]["pies"].update(spearman=-1.5),
+        lambda d: d["compressed"][0]["cost"].update(speedup=4),
+    ],
+)
+def test_schema_refuses_a_broken_report(report, damage):
+    document = copy.deepcopy(report.document)
+    damage(document)
+    with pytest.raises(jsonschema.ValidationError):
+        assert_valid(document)
+
+
+def test_every_object_of_the_schema_is_closed():
+    def objects(node):
+        if isinstance(node, dict):
+            if "properties" in node:
+                yield node
+            for value in node.values():
+                yield from objects(value)
+
+    closed = list(objects(SCHEMA))
+    assert len(closed) > 10
+    assert all(node["additionalProperties"] is False for node in closed)
+    assert all(set(node["required"]) == set(node["properties"]) for node in closed)
+
+
+def test_every_field_and_column_is_documented(report):
+    text = (ROOT / "docs" / "report-schema.md").read_text(encoding="utf-8")
+    documented = set(re.findall(r"`([^`]+)`", text))
+
+    def names(node):
+        if isinstance(node, dict):
+            yield from node.get("properties", {})
+            for value in node.values():
+                yield from names(value)
+
+    assert set(names(SCHEMA)) - documented == {"schema"}
+    assert '"schema": 1' in text
+    for name, table in report.tables.items():
+        section = text.split(f"### `tables/{name}.csv`")[1].split("\n###")[0]
+        if name != "classes":  # its columns are the fields of `classes`
+            assert set(table.columns) <= set(re.findall(r"`(\w+)`", section)), name
+
+
+# --- numbers as words
+
+
+def test_numbers_as_words():
+    assert words.percent(0.1234) == "12.3%"
+    assert words.share(0.5) == "50%"
+    assert words.share(0.125) == "12.5%"
+    assert words.percent_range(0.9, 0.975) == "90.0–97.5%"
+    assert [words.points(d) for d in (-0.1234, 0.003, -0.0001, 0.0)] == ["−12.3", "+0.3", "0.0", "0.0"]
+    assert words.points_range(-0.2, 0.1) == "−20.0 to +10.0"
+    assert [words.p_value(p) for p in (0.0009, 0.001, 0.0195, 1.0)] == ["< 0.001", "0.001", "0.019", "1.000"]
+    assert [words.p_equals(p) for p in (1e-9, 0.5)] == ["p < 0.001", "p = 0.500"]
+    assert words.count(1797) == "1,797"
+    assert words.decimal(-1234.56) == "−1,234.6"
+    assert words.signed(3.21) == "+3.2"
+    assert [words.large(n) for n in (700_122, 11_173_962, 4.1e9)] == [
+        "700,122",
+        "11.2 million",
+        "4.1 billion",
+    ]
+    assert [words.byte_size(n) for n in (999, 2_812_040)] == ["999 bytes", "2.8 MB"]
+    assert words.significant(2.0**-9) == "0.002"
+
+
+def test_a_missing_number_is_an_error_and_never_text():
+    for write in words.FILTERS.values():
+        with pytest.raises(TypeError):
+            write(*[None] * (2 if "range" in write.__name__ else 1))
+
+
+# --- the page
+
+
+def test_headline_and_tables_hold_the_numbers_of_the_document(report):
+    page = Page(full_page(report))
+    assert "What does simclr_r18 forget when it is made smaller?" in page.text
+    for condition in report.document["compressed"]:
+        found, accuracy = condition["pies"], condition["accuracy"]
+        assert f"{found['count']} images of 300" in page.text
+        assert f"{found['forgotten']} are forgotten, {found['gained']} gained" in page.text
+        assert words.percent(accuracy["mean"]) in page.text
+        assert words.percent_range(accuracy["low"], accuracy["high"]) in page.text
+        assert f"{found['count'] / 14.25:.1f} times" in page.text
+        worst = min(condition["classes"], key=lambda row: row["delta"])
+        assert f"Class {worst['name']} pays most: {words.points(worst['delta'])}" in page.text
+        for row in condition["classes"]:
+            assert f"{row['name']} {row['n']} {words.percent(row['recall_dense'])}" in page.text
+        for row in condition["cka"]:
+            assert f"{row['layer']} {row['value']:.3f} {row['reference']:.3f}" in page.text
+    assert "96.7%" in page.text
+    assert "71.0%" in page.text
+    assert report.document["spec"]["command_line"] in page.text
+    assert "learning rate: 0.05" in page.text
+    assert "torch 2.8.0" in page.text
+    assert "183,431 26.2% 9.35 million 27.1% 739.6 kB 26.3% 50% 50.0%" in page.text
+
+
+def test_only_classes_rejected_by_the_permutation_test_are_marked(report):
+    page = Page(full_page(report))
+    expected = [
+        row["name"]
+        for condition in report.document["compressed"]
+        for row in sorted(condition["classes"], key=lambda row: row["delta"])
+        if row["p_adjusted"] <= 0.05
+    ]
+    assert page.rejected == expected
+    assert len(expected) >= 3
+
+
+def test_every_term_is_defined_once_and_before_it_is_needed(report):
+    text = full_page(report)
+    terms = re.findall(r"<dfn>(.*?)</dfn>", text)
+    assert len(terms) == len(set(terms))
+    expected = "population dense compressed PIE forgotten probe paired recall MACs CKA".split()  # noqa: SIM905
+    assert set(expected) <= set(terms)
+    assert text.index("<dfn>PIE</dfn>") < text.index('id="short"') < text.index('id="condition-1"')
+
+
+@pytest.mark.parametrize("gallery", [True, False])
+def test_all_links_resolve(report, tmp_path, gallery):
+    page = write_run(report, tmp_path, FIGURES, gallery)
+    targets = [link for link in page.links if not link.startswith("data:")]
+    assert len(targets) > 30
+    for link in targets:
+        parts = urlsplit(link)
+        assert (parts.scheme, parts.netloc) == ("", "")
+        if parts.path:
+            assert (tmp_path / unquote(parts.path)).is_file(), link
+        else:
+            assert page.ids.count(parts.fragment) == 1, link
+    assert any("gallery/images/" in link for link in targets) is gallery
+    assert len(page.ids) == len(set(page.ids))
+
+
+def test_strip_shows_the_forgotten_with_the_largest_change_and_opens_them(report):
+    page = Page(full_page(report))
+    entries = pie_entries(report.tables["pies"])
+    for condition in report.document["compressed"]:
+        here = entries[(entries["condition"] == condition["condition"]) & (entries["kind"] == "forgotten")]
+        wanted = here.sort_values("distance", ascending=False, kind="stable").head(12)
+        shown = [
+            parse_qs(urlsplit(link).fragment)
+            for link in page.links
+            if "open=" in link and parse_qs(urlsplit(link).fragment)["condition"] == [condition["condition"]]
+        ]
+        assert [int(view["open"][0]) for view in shown] == wanted["number"].tolist()
+        assert all(view["kind"] == ["forgotten"] for view in shown)
+    pictures = [attrs for tag, attrs in page.elements if tag == "img"]
+    assert all(attrs["alt"] for attrs in pictures)
+
+
+def test_hostile_names_stay_text(report):
+    for condition in report.document["compressed"]:
+        condition["condition"] += "<b>"
+    for table in report.tables.values():
+        table["condition"] = [c if c == "dense" else c + "<b>" for c in table["condition"]]
+    text = full_page(report)
+    page = Page(text)
+    assert not {tag for tag, _ in page.elements} & {"script", "b"}
+    assert not any(name.startswith("on") for _, attrs in page.elements for name in attrs)
+    assert "<script>alert(1)</script>" in page.text
+    assert all(not link.startswith("javascript:") for link in page.links)
+
+
+def test_what_compare_cannot_know_is_left_out_with_a_reason(comparison, tmp_path):
+    page = write_run(comparison, tmp_path, [], gallery=False)
+    assert not re.search(r"\b(None|nan|NaN|null|undefined|\[\]|\{\})\b", page.text)
+    found = comparison.document["compressed"][0]["pies"]
+    assert f"{found['count']} images of 300" in page.text
+    assert f"the excess is {words.signed(found['excess'])}" in page.text
+    for reason in (
+        "No true labels were given",
+        "which of them are losses is not known",
+        "there are no classes to compare",
+        "nothing can be said of cost",
+        "only their predictions were given",
+        "No gallery",
+        "The training settings are not known",
+    ):
+        assert reason in page.text
+    assert "independent" in page.text
+    assert "swapped" not in page.text
+    assert not [tag for tag, _ in page.elements if tag == "img"]
+
+
+def test_full_report_writes_no_missing_values(report):
+    document = report.document
+    first = document["compressed"][0]
+    first["classes"][0] |= {name: None for name in first["classes"][0] if name not in ("name", "n")} | {
+        "n": 0
+    }
+    first["pies"] |= {
+        "accuracy_dense_on_pies": None,
+        "accuracy_compressed_on_pies": None,
+        "expected_null": 0.0,
+    }
+    first["attribution"]["pies"] = {"n": 0, "spearman": None}
+    first["attribution"]["reference"]["pies"] = None
+    first["calibration_images"] = None
+    document["dense"]["accuracy_reestimated"] = None
+    document["baselines"] = None
+    document["spec"]["training"]["temperature"] = None
+    assert_valid(document)
+    page = Page(full_page(report))
+    assert not re.search(r"\b(None|nan|NaN|inf|null|undefined)\b", page.text)
+    assert "No PIE is expected from seeds alone" in page.text
+    assert "raw pixels is right" not in page.text
+
+
+def test_too_few_networks_are_said_to_be_too_few(report):
+    for condition in report.document["compressed"]:
+        condition["pies"] |= {"p_floor": 0.25, "p_value": 0.25}
+    text = Page(full_page(report)).text
+    assert "10 networks are too few to tell the change in the votes from chance" in text
+    assert "no test here can reach 0.05" in text
+    assert "more than chance explains" not in text
+
+
+def test_a_condition_without_pies_reads_well(report):
+    report.document["compressed"][0]["pies"] |= {"count": 0, "share": 0.0, "forgotten": 0}
+    pies = report.tables["pies"]
+    gone = pies["condition"] == "merge 0.5"
+    report.tables["pies"] = pies.assign(pie=pies["pie"] & ~gone, kind=pies["kind"].mask(gone, ""))
+    assert "No image was forgotten in this condition" in Page(full_page(report)).text
+
+
+def test_many_classes_are_cut_and_the_rest_is_linked(report):
+    first = report.document["compressed"][0]
+    row = first["classes"][0]
+    first["classes"] = [row | {"name": f"class {i}", "delta": i / 100 - 0.9} for i in range(100)]
+    page = Page(full_page(report))
+    assert "The other 70 classes" in page.text
+    assert "class 29 " in page.text
+    assert "class 30 " not in page.text
+    assert "tables/classes.csv" in page.links
+
+
+def test_equal_documents_give_equal_pages(report):
+    assert full_page(report) == full_page(copy.deepcopy(report))
+
+
+def test_page_in_a_browser(browser, report, comparison, tmp_path):
+    trouble = []
+    for name, run, figures, gallery in (("a", report, FIGURES, True), ("b", comparison, [], False)):
+        (tmp_path / name).mkdir()
+        write_run(run, tmp_path / name, figures, gallery)
+        for options in ({"viewport": {"width": 360, "height": 640}, "color_scheme": "dark"}, {}):
+            page = browser.new_page(**options)
+            page.on("console", lambda m: trouble.append(m.text))
+            page.on("pageerror", lambda e: trouble.append(str(e)))
+            page.on("dialog", lambda d: (trouble.append(d.message), d.dismiss()))
+            page.on("requestfailed", lambda r: trouble.append(r.url))
+            page.on(
+                "request", lambda r: None if r.url.startswith(("file:", "data:")) else trouble.append(r.url)
+            )
+            page.goto((tmp_path / name / "index.html").as_uri())
+            wide = page.evaluate("document.documentElement.scrollWidth > innerWidth")
+            assert not wide, (name, options)
+            dark = page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(20, 23, 26)"
+            assert dark is bool(options)
+            page.close()
+    assert trouble == []
+    page = browser.new_page()
+    page.goto((tmp_path / "a" / "index.html").as_uri())
+    expected = page.locator(".strip a").first.get_attribute("href")
+    page.locator(".strip a").first.click()
+    page.wait_for_selector("dialog[open]")
+    assert f"open={parse_qs(urlsplit(expected).fragment)['open'][0]}" in page.url
+    page.close()
