@@ -78,8 +78,10 @@ def _merge_axis(tensor: Tensor, axis: int, parts: Sequence[_Part]) -> Tensor:
     for piece, clusters in parts:
         cluster = clusters[piece.channels]
         removed[piece.positions] = cluster < 0
-        first = {}
-        for position, key in zip(piece.positions, zip(cluster, _occurrence(piece.channels), strict=True), strict=True):
+        first: dict[tuple[np.int64, np.int64], np.int64] = {}
+        for position, key in zip(
+            piece.positions, zip(cluster, _occurrence(piece.channels), strict=True), strict=True
+        ):
             label[position] = first.setdefault(key, position)
     kept = np.flatnonzero(~removed)
     _, target = np.unique(label[kept], return_inverse=True)
@@ -89,7 +91,9 @@ def _merge_axis(tensor: Tensor, axis: int, parts: Sequence[_Part]) -> Tensor:
     shape[axis] = int(target.max()) + 1
     # Accumulated in float64, so that the mean of equal channels is that channel.
     wide = tensor.index_select(axis, index).double()
-    merged = torch.zeros(shape, dtype=torch.float64, device=tensor.device).index_add_(axis, target_index, wide)
+    merged = torch.zeros(shape, dtype=torch.float64, device=tensor.device).index_add_(
+        axis, target_index, wide
+    )
     if parts[0][0].role == "out":
         counts = torch.bincount(target_index).double()
         merged /= counts.reshape([-1 if d == axis else 1 for d in range(tensor.dim())])

@@ -46,7 +46,9 @@ def prune_filters(
     """
     if norm not in NORMS:
         raise unknown_name("norm", norm, NORMS)
-    rank = partial(_random_scores, seed=seed) if norm == "random" else partial(_norms, model, order=int(norm[1]))
+    rank = (
+        partial(_random_scores, seed=seed) if norm == "random" else partial(_norms, model, order=int(norm[1]))
+    )
 
     def choose(group: ChannelGroup, k: int) -> NDArray[np.int64]:
         kept = np.sort(np.argsort(-rank(group), kind="stable")[:k])
@@ -56,7 +58,13 @@ def prune_filters(
 
     method = "random" if norm == "random" else f"filters-{norm}"
     return compress_channels(
-        model, example_inputs, method=method, amount=amount, choose=choose, repair=repair, calibration=calibration
+        model,
+        example_inputs,
+        method=method,
+        amount=amount,
+        choose=choose,
+        repair=repair,
+        calibration=calibration,
     )
 
 

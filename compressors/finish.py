@@ -63,7 +63,13 @@ def compress_channels(
     }
     plan = CompressionPlan(method, model_digest(model), clusters)
     return finish(
-        model, plan, search, example_inputs=example_inputs, amount=amount, repair=repair, calibration=calibration
+        model,
+        plan,
+        search,
+        example_inputs=example_inputs,
+        amount=amount,
+        repair=repair,
+        calibration=calibration,
     )
 
 

@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -129,6 +129,6 @@ def _slices(graph: Any, found: Any, names: Mapping[nn.Module, str]) -> tuple[Cha
             places = [("weight", 1)]
         for tensor, axis in places:
             if getattr(module, tensor) is not None:
-                role = "out" if makes or isinstance(module, _NORMS) else "in"
+                role: Literal["out", "in"] = "out" if makes or isinstance(module, _NORMS) else "in"
                 slices.append(ChannelSlice(f"{names[module]}.{tensor}", axis, role, positions, channels))
     return tuple(slices)

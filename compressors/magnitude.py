@@ -63,7 +63,7 @@ def prune_weights(
     magnitudes = {name: model.get_parameter(name).detach().abs().flatten() for name in layers}
     if scope == "global":
         sizes = [len(m) for m in magnitudes.values()]
-        flat = _keep_largest(torch.cat(list(magnitudes.values())), amount).split(sizes)
+        flat = torch.split(_keep_largest(torch.cat(list(magnitudes.values())), amount), sizes)
         masks = dict(zip(layers, flat, strict=True))
     else:
         masks = {name: _keep_largest(m, amount) for name, m in magnitudes.items()}

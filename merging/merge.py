@@ -57,5 +57,11 @@ def merge_channels(
         return kmeans_clusters(channel_gram(model, group).numpy(), k, seed=seed)
 
     return compress_channels(
-        model, example_inputs, method="merge", amount=amount, choose=choose, repair=repair, calibration=calibration
+        model,
+        example_inputs,
+        method="merge",
+        amount=amount,
+        choose=choose,
+        repair=repair,
+        calibration=calibration,
     )

@@ -134,6 +134,7 @@ def _condition_document(result: ConditionResult) -> dict[str, Any]:
         "amount": result.amount,
         "repair": result.repair,
         "design": result.pies.design,
+        "k": result.k,
         "calibration_images": result.calibration_images,
         "cost": None if result.cost is None else dict(result.cost),
         "accuracy": _interval(result.accuracy),
@@ -164,7 +165,10 @@ def _mean(values: "pd.Series[float]") -> float | None:
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:
     """Rows of a table as plain JSON values; missing values become None."""
     return [
-        {str(name): None if pd.isna(value) else getattr(value, "item", lambda v=value: v)() for name, value in row.items()}
+        {
+            str(name): None if pd.isna(value) else getattr(value, "item", lambda v=value: v)()
+            for name, value in row.items()
+        }
         for row in table.to_dict("records")
     ]
 

@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -93,7 +93,7 @@ class Train:
         messages: what is printed.
     """
 
-    population: PopulationSpec = PopulationSpec()
+    population: PopulationSpec = field(default_factory=PopulationSpec)
     places: Places = Places()
     messages: Messages = Messages()
 
@@ -302,7 +302,12 @@ def _overview() -> str:
     for name, (flags_type, _) in _COMMANDS.items():
         summary = (flags_type.__doc__ or "").splitlines()[0]
         lines.append(f"  {name:9} {summary}")
-    lines += ["", "pie COMMAND --help lists the options of a command; pie --version the version.", "", "examples:"]
+    lines += [
+        "",
+        "pie COMMAND --help lists the options of a command; pie --version the version.",
+        "",
+        "examples:",
+    ]
     return "\n".join([*lines, *(f"  {example}" for example in _EXAMPLES.values())])
 
 

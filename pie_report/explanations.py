@@ -95,7 +95,7 @@ def attribution(
             steps=ATTRIBUTION_STEPS,
             batch_size=_ATTRIBUTION_BATCH,
         )
-        np.savez(folder / "attribution.npz", **_plain_arrays(change, n_pies))
+        np.savez(folder / "attribution.npz", allow_pickle=False, **_plain_arrays(change, n_pies))
 
     parts = (population.member, members, condition, ATTRIBUTION_STEPS, n_pies, index.tolist())
     entry = population.store.once("attribution", key(*parts, targets[index].tolist()), compute)
@@ -112,15 +112,11 @@ def attribution(
 
 
 def _plain_arrays(change: AttributionChange, n_pies: int) -> dict[str, NDArray[np.generic]]:
-    assert change.reference is not None  # a population has at least two members
-    arrays: dict[str, NDArray[np.generic]] = {
-        "map_dense": change.map_dense[:n_pies],
-        "map_compressed": change.map_compressed[:n_pies],
-    }
-    for name, values in (("spearman", change.spearman), ("reference", change.reference)):
-        arrays[name] = np.ma.filled(values, 0.0)
-        arrays[f"{name}_undefined"] = np.ma.getmaskarray(values)
-    return arrays
+    maps = {"map_dense": change.map_dense[:n_pies], "map_compressed": change.map_compressed[:n_pies]}
+    correlations = {"spearman": change.spearman, "reference": change.reference}
+    values = {name: np.ma.filled(part, 0.0) for name, part in correlations.items()}
+    undefined = {f"{name}_undefined": np.ma.getmaskarray(part) for name, part in correlations.items()}
+    return {**maps, **values, **undefined}
 
 
 def _with_gaps(values: NDArray[np.float64], undefined: NDArray[np.bool_]) -> "pd.Series[float]":

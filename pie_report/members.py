@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -92,7 +93,7 @@ class Population:
             mean=mean_std[0],
             std=mean_std[1],
         )
-        return network.to(self.member.device, memory_format=torch.channels_last)
+        return network.to(self.member.device).to(memory_format=torch.channels_last)
 
     def dense(self, index: int) -> Classifier:
         """The trained member, from the store or trained now."""
@@ -178,8 +179,7 @@ class Population:
         (folder / "cost.json").write_text(json.dumps(costs, indent=1))
 
     def _rebuild(self, dense: Classifier, plan: CompressionPlan) -> Classifier:
-        network = apply_plan(dense, plan, self.example)
-        assert isinstance(network, Classifier)
+        network = cast("Classifier", apply_plan(dense, plan, self.example))
         return network.to(memory_format=torch.channels_last)
 
     def dense_population(self) -> Predictions:

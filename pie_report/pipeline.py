@@ -97,7 +97,8 @@ def describe(spec: ReportSpec, population: Population, command_line: str) -> dic
                 "architecture": member.model.architecture,
                 "width": member.model.width,
                 "resolution": data.resolution,
-                **asdict(member.training),
+                **{n: v for n, v in asdict(member.training).items() if n != "augmentation"},
+                **asdict(member.training.augmentation),
             },
         },
         "data": {

@@ -27,7 +27,9 @@ def check_output(out: Path) -> None:
         try:
             load_document(out)
         except InputError as error:
-            raise InputError(f"{out} holds other files than a report; choose a new or an empty --out") from error
+            raise InputError(
+                f"{out} holds other files than a report; choose a new or an empty --out"
+            ) from error
 
 
 def check_same_spec(out: Path, document: dict[str, Any], *, force: bool) -> None:
@@ -43,7 +45,9 @@ def check_same_spec(out: Path, document: dict[str, Any], *, force: bool) -> None
     before = load_document(out)
     if any(before.get(part) != document[part] for part in ("spec", "data")):
         command = before.get("spec", {}).get("command_line", "another command")
-        raise InputError(f"{out} holds the report of {command!r}; choose another --out, or --force to replace it")
+        raise InputError(
+            f"{out} holds the report of {command!r}; choose another --out, or --force to replace it"
+        )
 
 
 def write_run(report: Report, out: Path) -> Path:

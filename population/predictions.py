@@ -48,9 +48,7 @@ class Predictions:
             raise InputError("sample_id must be a list of at least one id, shape (N,)")
         k_n = self.predicted.shape
         if self.predicted.ndim != 2 or k_n[1] != len(self.sample_id) or k_n[0] == 0:
-            raise InputError(
-                f"predicted must have shape (K, {len(self.sample_id)}) with K >= 1, not {k_n}"
-            )
+            raise InputError(f"predicted must have shape (K, {len(self.sample_id)}) with K >= 1, not {k_n}")
         if len(np.unique(self.sample_id)) != len(self.sample_id):
             raise InputError("sample_id has repeated ids; every sample needs an id of its own")
         if self.label is not None:
@@ -230,7 +228,8 @@ class Predictions:
         if not path.is_file():
             raise InputError(f"no such predictions file: {path}")
         try:
-            with np.load(path, allow_pickle=False) as archive:
+            # numpy leaves a file open that it opened itself and cannot read.
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
                 arrays = {f.name: archive[f.name] for f in fields(cls) if f.name in archive.files}
         except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, TypeError) as error:
             raise InputError(f"{path} is not a readable npz of plain arrays ({error})") from error

@@ -35,7 +35,7 @@ class SampleSet:
         for name, column in {"label": self.label, **self.groups}.items():
             if len(column) != n:
                 raise InputError(f"{name} has {len(column)} entries for {n} samples")
-        if n and not (0 <= self.label.min() and self.label.max() < len(self.class_names)):
+        if n and (self.label.min() < 0 or self.label.max() >= len(self.class_names)):
             raise InputError(f"labels must be in [0, {len(self.class_names)})")
 
     def __len__(self) -> int:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from population.errors import InputError, unknown_name
@@ -197,7 +197,7 @@ class ReportSpec:
         InputError: if a value is out of range or nothing is to be compressed.
     """
 
-    population: PopulationSpec = PopulationSpec()
+    population: PopulationSpec = field(default_factory=PopulationSpec)
     merge: tuple[float, ...] = ()
     prune: tuple[float, ...] = ()
     filters: tuple[float, ...] = ()

@@ -122,7 +122,9 @@ def _digits(data_dir: Path | None, download: bool) -> ImageData:
 
     digits = load_digits()
     pixels = np.rint(digits.images * (255 / 16)).astype(np.uint8)
-    images = np.stack([np.asarray(Image.fromarray(p).resize((16, 16), Image.Resampling.BILINEAR)) for p in pixels])
+    images = np.stack(
+        [np.asarray(Image.fromarray(p).resize((16, 16), Image.Resampling.BILINEAR)) for p in pixels]
+    )
     labels = digits.target.astype(np.int64)
     ids = np.array([f"digits/{i:04d}" for i in range(len(labels))])
     test = np.zeros(len(labels), dtype=bool)
@@ -195,7 +197,7 @@ def _image_files(root: Path) -> dict[str, list[Path]]:
     }
     if len([name for name, files in found.items() if files]) < 2:
         raise InputError(
-            f"{root} has no images in at least two class folders (expected {root.name}/CLASS/*.png or the like)"
+            f"{root} has no images in at least two class folders (expected {root.name}/CLASS/NAME.png)"
         )
     return found
 

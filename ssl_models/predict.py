@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -14,12 +15,7 @@ _BATCH = 500
 def batches(images: Tensor, size: int = _BATCH) -> Iterator[Tensor]:
     """Yields uint8 images (N, C, H, W) as float batches in [0, 1], channels last."""
     for start in range(0, len(images), size):
-        yield (
-            images[start : start + size]
-            .float()
-            .div(255)
-            .contiguous(memory_format=torch.channels_last)
-        )
+        yield (images[start : start + size].float().div(255).contiguous(memory_format=torch.channels_last))
 
 
 def predict(model: nn.Module, images: Tensor, samples: SampleSet) -> Predictions:
@@ -42,5 +38,5 @@ def predict(model: nn.Module, images: Tensor, samples: SampleSet) -> Predictions
         label=samples.label,
         margin=(top[:, 0] - top[:, 1]).cpu().numpy()[None],
         probabilities=probabilities.cpu().numpy()[None],
-        class_names=samples.class_names,
+        class_names=np.array(samples.class_names),
     )

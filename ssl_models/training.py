@@ -10,7 +10,7 @@ from torch import Tensor
 from population.spec import TrainingSpec
 from ssl_models.augment import random_view
 from ssl_models.backbones import Classifier
-from ssl_models.objectives import OBJECTIVES
+from ssl_models.objectives import OBJECTIVES, Objective
 
 _WARMUP = 0.1
 
@@ -44,7 +44,7 @@ def train(
     """
     torch.manual_seed(seed)
     generator = torch.Generator(images.device).manual_seed(seed)
-    learner = OBJECTIVES[objective](model, spec).to(images.device, memory_format=torch.channels_last)
+    learner = OBJECTIVES[objective](model, spec).to(images.device)
     learner.train()
     parameters = [p for p in learner.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=spec.learning_rate, weight_decay=spec.weight_decay)
@@ -61,7 +61,7 @@ def train(
                 index = order[step * batch : (step + 1) * batch]
                 loss = _step(learner, images[index], labels[index], spec, generator)
                 optimizer.zero_grad(set_to_none=True)
-                loss.backward()
+                torch.autograd.backward(loss)
                 optimizer.step()
                 schedule.step()
                 learner.after_step((epoch * steps + step + 1) / total)
@@ -74,14 +74,14 @@ def train(
 
 
 def _step(
-    learner: torch.nn.Module, images: Tensor, labels: Tensor, spec: TrainingSpec, generator: torch.Generator
+    learner: Objective, images: Tensor, labels: Tensor, spec: TrainingSpec, generator: torch.Generator
 ) -> Tensor:
     pixels = images.float().div(255)
     views = [
         random_view(pixels, spec.augmentation, generator=generator).contiguous(
             memory_format=torch.channels_last
         )
-        for _ in range(int(learner.views))
+        for _ in range(learner.views)
     ]
     with torch.autocast(images.device.type, torch.bfloat16):
         loss: Tensor = learner(views, labels)

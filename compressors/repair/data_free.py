@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from compressors.contract import ChannelGroup, CompressionPlan
@@ -45,17 +46,16 @@ def corrected_scales(
         for norm, layer in group.norms.items():
             if layer is None:
                 continue
-            weight = compressed.get_submodule(norm).weight
-            if not isinstance(weight, Tensor):
+            weight = dict(compressed.named_parameters()).get(f"{norm}.weight")
+            if weight is None:
                 raise InputError(f"data-free repair needs a scale in {norm}; choose another repair")
-            filters = dense.get_submodule(layer).weight
-            assert isinstance(filters, Tensor)
-            factor = _variance_factor(filters.detach().flatten(1).double(), clusters)
+            filters = dense.get_parameter(f"{layer}.weight").detach()
+            factor = _variance_factor(filters.flatten(1).double().cpu(), clusters)
             scales[f"{norm}.weight"] = (weight.detach() * factor.to(weight)).clone()
     return scales
 
 
-def _variance_factor(filters: Tensor, clusters: np.ndarray) -> Tensor:
+def _variance_factor(filters: Tensor, clusters: NDArray[np.int64]) -> Tensor:
     """One factor per cluster, in the order in which ``apply`` leaves them."""
     _, first = np.unique(clusters[clusters >= 0], return_index=True)
     kept = np.flatnonzero(clusters >= 0)

@@ -43,7 +43,7 @@ def recalibrate_batchnorm(model: nn.Module, calibration: Calibration) -> nn.Modu
     return copied
 
 
-def batchnorm_statistics(model: nn.Module, calibration: Calibration) -> Recalibration:
+def batchnorm_statistics(model: nn.Module, calibration: Calibration | None) -> Recalibration:
     """Computes what ``recalibrate_batchnorm`` sets."""
     twin = copy.deepcopy(model).eval()
     norms = {n: m for n, m in twin.named_modules() if isinstance(m, _BATCH_NORMS) and m.track_running_stats}

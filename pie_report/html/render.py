@@ -41,7 +41,6 @@ class ConditionView:
 
     Attributes:
         report: the condition's entry of the document.
-        k: size of the compressed population.
         anchor: id of its section.
         classes: the class rows that are shown, those that lose most first.
         classes_left_out: number of class rows that only the CSV has.
@@ -52,7 +51,6 @@ class ConditionView:
     """
 
     report: Mapping[str, Any]
-    k: int
     anchor: str
     classes: list[Mapping[str, Any]]
     classes_left_out: int
@@ -90,9 +88,8 @@ def render_page(
     )
     environment.filters |= FILTERS
     entries = pie_entries(tables["pies"])
-    members = dict(zip(tables["summary"]["condition"], tables["summary"]["k"], strict=True))
     views = [
-        _view(report, int(members[report["condition"]]), number, entries, has_gallery)
+        _view(report, number, entries, has_gallery)
         for number, report in enumerate(document["compressed"], start=1)
     ]
     style = (TEMPLATES / "page.css").read_text(encoding="utf-8")
@@ -109,16 +106,13 @@ def render_page(
     )
 
 
-def _view(
-    report: Mapping[str, Any], k: int, number: int, entries: pd.DataFrame, has_gallery: bool
-) -> ConditionView:
+def _view(report: Mapping[str, Any], number: int, entries: pd.DataFrame, has_gallery: bool) -> ConditionView:
     # Classes without samples have no change; they come last.
-    classes = sorted(report["classes"], key=lambda row: (row["delta"] is None, row["delta"] or 0.0))
+    classes = sorted(report["classes"] or [], key=lambda row: (row["delta"] is None, row["delta"] or 0.0))
     losers = [row for row in classes if row["delta"] is not None and row["delta"] < 0]
     kind = "all" if report["pies"]["forgotten"] is None else "forgotten"
     return ConditionView(
         report=report,
-        k=k,
         anchor=f"condition-{number}",
         classes=classes[:CLASS_ROWS],
         classes_left_out=len(classes[CLASS_ROWS:]),

@@ -9,9 +9,11 @@ from ssl_models.objectives.byol import BYOL
 from ssl_models.objectives.simclr import SimCLR
 from ssl_models.objectives.supervised import Supervised
 
+Objective = Supervised | SimCLR | BYOL
+
 #: Objectives by name. Each is built from (model, TrainingSpec), maps (views, labels) to a loss, says
 #: how many views it wants and whether it trains the classifier, and is told of each step taken.
-OBJECTIVES: dict[str, type[Supervised | SimCLR | BYOL]] = {
+OBJECTIVES: dict[str, type[Objective]] = {
     "supervised": Supervised,
     "simclr": SimCLR,
     "byol": BYOL,

@@ -124,11 +124,11 @@ def compare_without_labels() -> Synthetic:
         "environment": full.document["environment"] | {"torch": None},
         "data": dict.fromkeys(full.document["data"]) | {"n_test": N},
         "baselines": None,
-        "dense": {"k": K, "accuracy": None, "accuracy_reestimated": None, "per_class": [], "cost": None},
+        "dense": {"k": K, "accuracy": None, "accuracy_reestimated": None, "per_class": None, "cost": None},
         "compressed": [
             first
             | nothing
-            | {"condition": "compressed", "design": "independent", "attribution": None, "classes": []}
+            | {"condition": "compressed", "design": "independent", "attribution": None, "classes": None}
             | {"pies": found | {"excess": found["count"] - found["expected_null"]}}
         ],
     }
@@ -283,6 +283,7 @@ def _condition(condition, accuracy, found, class_rows, rng) -> dict[str, Any]:
         "amount": float(amount),
         "repair": "bn",
         "design": "paired",
+        "k": K,
         "calibration_images": 1024,
         "cost": _cost(method),
         "accuracy": {"mean": accuracy, "low": accuracy - 0.01, "high": accuracy + 0.01},
@@ -361,7 +362,7 @@ def _document(accuracy, label, dense, compressed) -> dict[str, Any]:
             "resolution": 16,
             "fingerprint": "0123456789abcdef",
         },
-        "baselines": {"raw_pixels": 0.967, "untrained_encoder": 0.71},
+        "baselines": {"raw_pixels": 0.967, "untrained_encoder": 0.71, "train_images": 901},
         "dense": {
             "k": K,
             "accuracy": {"mean": accuracy, "low": accuracy - 0.01, "high": accuracy + 0.01},

@@ -119,9 +119,9 @@ def test_bad_input_is_refused(change: dict, message: str) -> None:
 def test_bad_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such predictions file"):
         Predictions.load(tmp_path / "absent.npz")
-    (tmp_path / "damaged.npz").write_bytes(b"PK\x03\x04 not a zip")
+    (tmp_path / "text.npz").write_text("not a zip")
     with pytest.raises(InputError, match="not a readable npz"):
-        Predictions.load(tmp_path / "damaged.npz")
+        Predictions.load(tmp_path / "text.npz")
     np.savez(tmp_path / "other.npz", predicted=np.zeros((2, 2), dtype=int))
     with pytest.raises(InputError, match="lacks sample_id"):
         Predictions.load(tmp_path / "other.npz")
@@ -130,3 +130,12 @@ def test_bad_files_are_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(InputError, match="not a readable npz"):
         Predictions.load(tmp_path / "pickled.npz")
+
+
+def test_a_truncated_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "whole.npz"
+    predictions([[0, 1]]).save(path)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(InputError, match="not a readable npz"):
+        Predictions.load(path)
