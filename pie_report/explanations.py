@@ -113,7 +113,10 @@ def attribution(
 
 def _plain_arrays(change: AttributionChange, n_pies: int) -> dict[str, NDArray[np.generic]]:
     maps = {"map_dense": change.map_dense[:n_pies], "map_compressed": change.map_compressed[:n_pies]}
-    correlations = {"spearman": change.spearman, "reference": change.reference}
+    reference = change.reference
+    if reference is None:  # a single model has no other seed to be compared with
+        reference = np.ma.MaskedArray(np.zeros(len(change.spearman)), mask=True)
+    correlations = {"spearman": change.spearman, "reference": reference}
     values = {name: np.ma.filled(part, 0.0) for name, part in correlations.items()}
     undefined = {f"{name}_undefined": np.ma.getmaskarray(part) for name, part in correlations.items()}
     return {**maps, **values, **undefined}

@@ -1,0 +1,43 @@
+# Three commands: make install, make report [OUT=dir], make test. They need Debian's python3 (3.11 or
+# newer) with venv and pip, or any other Python 3.11+ named by PYTHON=.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+OUT ?=
+
+.PHONY: install report test lint bench clean
+
+install: $(VENV)/.installed
+
+report: $(VENV)/.installed
+	$(BIN)/pie-report --model simclr_r18 --merge 0.5 $(if $(OUT),--out $(OUT))
+
+test: $(VENV)/.tested chromium lint
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.tested
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.installed
+	$(BIN)/python -m benchmarks.main_job
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+$(VENV)/.tested: $(VENV)/.installed
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test]'
+	touch $@
+
+# Browser tests need Chromium; without it (and without root to install it) they skip and say so.
+.PHONY: chromium
+chromium:
+	@command -v chromium >/dev/null || [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null || \
+		{ apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core; } >/dev/null
+
+clean:
+	rm -rf $(VENV)
