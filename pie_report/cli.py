@@ -4,7 +4,9 @@ import contextlib
 import io
 import logging
 import os
+import re
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from population.store import Store
 
 _T = TypeVar("_T")
+#: Colours and lines that the parser draws where standard output is a terminal; elsewhere hyphens.
+_FRAME = re.compile(r"\x1b\[[0-9;]*m|[│╭╰╮╯─]")
 _EXIT_FAILED, _EXIT_INPUT, _EXIT_INTERRUPTED = 1, 2, 130
 
 
@@ -73,11 +77,14 @@ class Report:
         places: where things are.
         out: folder of the report (default: runs/MODEL-DATA-KEY).
         force: replace a report of another spec in --out.
+        workers: processes that train and compress members side by side (default: one per core, on a
+            GPU one).
         messages: what is printed.
     """
 
     spec: ReportSpec
     places: Places = Places()
+    workers: int | None = None
     out: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     force: bool = False
     messages: Messages = Messages()
@@ -90,11 +97,13 @@ class Train:
     Attributes:
         population: models and data.
         places: where things are.
+        workers: processes that train members side by side (default: one per core, on a GPU one).
         messages: what is printed.
     """
 
     population: PopulationSpec = field(default_factory=PopulationSpec)
     places: Places = Places()
+    workers: int | None = None
     messages: Messages = Messages()
 
 
@@ -170,21 +179,23 @@ def _report(flags: Report) -> None:
     sections = describe(flags.spec, population, _command_line(flags.spec))
     check_same_spec(out, sections, force=flags.force)
     with _progress(flags.messages) as progress:
-        report = run(flags.spec, population, sections, progress)
+        workers = _workers(flags.workers, population.member.device)
+        report = run(flags.spec, population, sections, progress, workers=workers)
         _finish(flags.messages, write_run(report, out))
 
 
 def _train(flags: Train) -> None:
-    from pie_report.pipeline import open_population, train_members
+    from pie_report.pipeline import finish_members, open_population
 
     places = flags.places
     store = places.open_store()
     population = open_population(
         flags.population, store=store, data_dir=places.data_dir, download=places.download
     )
-    with population.fixed_threads(), _progress(flags.messages) as progress:
-        train_members(population, progress)
-        dense = population.dense_population()
+    with _progress(flags.messages) as progress:
+        workers = _workers(flags.workers, population.member.device)
+        finish_members(population, (), progress, workers=workers)
+    dense = population.dense_population()
     accuracies = (dense.predicted == dense.label).mean(axis=1)
     if flags.messages.json:
         import json
@@ -222,7 +233,8 @@ def _figures(flags: Figures) -> None:
 
 def _finish(messages: Messages, path: Path, *, run: Path | None = None) -> None:
     """Prints where the result is, or the report itself."""
-    print((run or path.parent).joinpath("report.json").read_text() if messages.json else path.absolute())
+    document = (run or path.parent) / "report.json"
+    print(document.read_text(encoding="utf-8").rstrip() if messages.json else path.absolute())
 
 
 _COMMANDS: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
@@ -277,19 +289,16 @@ def _run_command(name: str, arguments: list[str]) -> int:
     debug = "--debug" in arguments
     try:
         command(_parse(flags_type, name, arguments))
-    except InputError as error:
-        if debug:
-            raise
-        _complain(error)
-        return _EXIT_INPUT
     except KeyboardInterrupt:
         _complain("interrupted; the same command goes on from here")
         return _EXIT_INTERRUPTED
     except Exception as error:
+        is_input = isinstance(error, InputError)
         if debug:
-            raise
-        _complain(f"failed: {type(error).__name__}: {error} (--debug shows where)")
-        return _EXIT_FAILED
+            traceback.print_exc()
+        else:
+            _complain(error if is_input else f"failed: {type(error).__name__}: {error} (--debug shows where)")
+        return _EXIT_INPUT if is_input else _EXIT_FAILED
     return 0
 
 
@@ -328,7 +337,10 @@ def _parse(flags_type: type[_T], name: str, arguments: list[str]) -> _T:
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
-        raise InputError(_first_paragraph(captured.getvalue())) from None
+        reason = stop.__context__
+        while reason is not None and not isinstance(reason, InputError):
+            reason = reason.__context__
+        raise reason or InputError(_first_paragraph(captured.getvalue())) from None
 
 
 def _check_amounts(arguments: list[str]) -> None:
@@ -344,13 +356,14 @@ def _check_amounts(arguments: list[str]) -> None:
 
 
 def _first_paragraph(box: str) -> str:
-    """Text inside a parser's box up to its first rule or empty line, on one line."""
+    """Text of a parser's box below its title and up to the next rule, on one line."""
     words: list[str] = []
-    for line in box.splitlines()[1:]:
-        text = line.strip("│╭╰╮╯─ \t")
-        if not text and words:
+    for line in _FRAME.sub("", box).splitlines()[1:]:
+        text = line.strip()
+        if text.strip("-"):
+            words.append(text)
+        elif words:
             break
-        words.append(text)
     return " ".join(words) or "the arguments could not be read"
 
 
@@ -368,6 +381,13 @@ def _command_line(spec: ReportSpec) -> str:
         value = getattr(named, name)
         parts += [] if value is None else [f"--{name}", str(value)]
     return " ".join([*parts, "--seed", str(named.seed)])
+
+
+def _workers(named: int | None, device: str) -> int:
+    """Number of worker processes."""
+    if named is not None and named < 1:
+        raise InputError(f"--workers must be at least 1, not {named}")
+    return named or (1 if device == "cuda" else len(os.sched_getaffinity(0)))
 
 
 def _progress(messages: Messages) -> "Progress":

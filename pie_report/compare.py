@@ -11,7 +11,7 @@ from analysis.recall import class_deltas, population_accuracy
 from pie.identify import find_pies
 from pie_report.assemble import ConditionResult, DenseResult, build_report, records
 from pie_report.report import Report
-from population.errors import unknown_name
+from population.errors import InputError, unknown_name
 from population.predictions import Predictions
 
 _CONDITION = "compressed"
@@ -85,11 +85,14 @@ def compare(dense: Predictions, compressed: Predictions, *, design: str, seed: i
         seed: of bootstrap and permutations.
 
     Raises:
-        InputError: if the design is unknown or does not fit, or there are fewer than two models.
+        InputError: if the design is unknown or does not fit, the seed is negative, or there are fewer
+            than two models.
     """
     chosen = next((d for d in DESIGNS if d == design), None)
     if chosen is None:
         raise unknown_name("design", design, DESIGNS)
+    if seed < 0:
+        raise InputError(f"--seed must not be negative, not {seed}")
     pies = find_pies(dense, compressed, design=chosen, seed=seed)
     labelled = dense.label is not None
     classes = class_deltas(dense, compressed, design=chosen, seed=seed) if labelled else None

@@ -1,6 +1,5 @@
 """The ordered stages from a spec to a Report."""
 
-import os
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -19,12 +18,17 @@ from pie_report.baselines import baseline_accuracies
 from pie_report.members import Population
 from pie_report.report import Report
 from population.errors import InputError
+from population.executor import run_tasks
 from population.predictions import Predictions
 from population.spec import CompressionSpec, MemberSpec, PopulationSpec, ReportSpec
 from population.store import Store
 from ssl_models.datasets import check_data_name, display_name, load_data
 from ssl_models.presets import preset
 from ssl_models.zoo import check_model_name, model_spec
+
+#: Of one member. A small network gains little from a second thread; a second member beside it gains
+#: all, and results do not depend on the number of cores.
+_THREADS = 1
 
 
 def open_population(
@@ -55,8 +59,7 @@ def open_population(
         in_channels=data.in_channels,
         width=spec.width or chosen.width,
     )
-    threads = len(os.sched_getaffinity(0))
-    member = MemberSpec(model, training, data.fingerprint(), spec.seed, device, threads)
+    member = MemberSpec(model, training, data.fingerprint(), spec.seed, device, _THREADS)
     return Population(member, spec.members, data, store)
 
 
@@ -67,12 +70,28 @@ def _device(name: str) -> str:
     return "cuda" if available and name != "cpu" else "cpu"
 
 
-def train_members(population: Population, progress: Progress) -> None:
-    """Trains every member that is not stored yet."""
-    task = progress.add_task("training members", total=population.k)
-    for index in range(population.k):
-        population.dense_predictions(index)
+def finish_members(
+    population: Population, conditions: tuple[CompressionSpec, ...], progress: Progress, *, workers: int
+) -> None:
+    """Trains, compresses and asks every member whose predictions are not stored yet.
+
+    Args:
+        population: the members.
+        conditions: compressions of each.
+        progress: shows how many members are done.
+        workers: number of processes; members do not depend on it.
+    """
+    task = progress.add_task("members", total=population.k)
+    for _ in run_tasks(_finish_member, (population, conditions), range(population.k), workers=workers):
         progress.advance(task)
+
+
+def _finish_member(shared: tuple[Population, tuple[CompressionSpec, ...]], index: int) -> None:
+    population, conditions = shared
+    with population.fixed_threads():
+        population.dense_predictions(index)
+        for condition in conditions:
+            population.compressed_predictions(index, condition)
 
 
 def describe(spec: ReportSpec, population: Population, command_line: str) -> dict[str, dict[str, Any]]:
@@ -113,7 +132,12 @@ def describe(spec: ReportSpec, population: Population, command_line: str) -> dic
 
 
 def run(
-    spec: ReportSpec, population: Population, sections: dict[str, dict[str, Any]], progress: Progress
+    spec: ReportSpec,
+    population: Population,
+    sections: dict[str, dict[str, Any]],
+    progress: Progress,
+    *,
+    workers: int = 1,
 ) -> Report:
     """Trains, compresses, compares and explains; every stage that is stored is skipped.
 
@@ -122,11 +146,12 @@ def run(
         population: from ``open_population``.
         sections: from ``describe``.
         progress: shows how far it is.
+        workers: number of processes that train and compress members; results do not depend on it.
     """
+    finish_members(population, (*_identity(spec), *spec.conditions), progress, workers=workers)
     with population.fixed_threads():
-        train_members(population, progress)
         dense = population.dense_population()
-        task = progress.add_task("compressing and comparing", total=len(spec.conditions))
+        task = progress.add_task("comparing", total=len(spec.conditions))
         results, maps = [], {}
         for condition in spec.conditions:
             result, maps[condition.title] = _compare(population, condition, dense)
@@ -145,9 +170,8 @@ def run(
 
 def _dense_result(spec: ReportSpec, population: Population, dense: Predictions) -> DenseResult:
     seed = population.member.seed
-    identity = CompressionSpec("identity", 0.0, spec.repair, "frozen")
     reestimated = None
-    if spec.repair == "bn":
+    for identity in _identity(spec):
         reestimated = population_accuracy(population.compressed_population(identity), seed=seed)
     table = class_deltas(dense, dense, design="paired", seed=seed).table
     per_class = table[["name", "n", "recall_dense"]].rename(columns={"recall_dense": "recall"})
@@ -159,6 +183,11 @@ def _dense_result(spec: ReportSpec, population: Population, dense: Predictions) 
         per_class=records(per_class),
         cost={name: round(value) for name, value in costs.items()},
     )
+
+
+def _identity(spec: ReportSpec) -> tuple[CompressionSpec, ...]:
+    """The condition that shows what the repair alone does to the dense members, if it does anything."""
+    return (CompressionSpec("identity", 0.0, spec.repair, "frozen"),) if spec.repair == "bn" else ()
 
 
 def _compare(

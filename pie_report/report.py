@@ -78,7 +78,8 @@ def load_document(folder: Path) -> dict[str, Any]:
         document = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{path} is damaged ({error})") from error
-    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+    sections = {"schema", "spec", "data", "dense", "compressed"}
+    if not isinstance(document, dict) or not sections <= document.keys() or document["schema"] != SCHEMA:
         raise InputError(f"{path} is not a report of schema {SCHEMA}")
     return document
 

@@ -10,20 +10,24 @@ from pie_report.html.render import render_page
 from pie_report.report import Report, load_document
 from population.errors import InputError
 
-_OWN_NAMES = ("exhibits.npz", "figures", "gallery", "tables", "report.json", "index.html")
+#: The report first: a folder that has it is known as a run, should the rest be cut off.
+_OWN_NAMES = ("report.json", "tables", "exhibits.npz", "figures", "gallery", "index.html")
+#: Begins the name of the folder in which a run is made; one that is left was cut off.
+_WORKSHOP = ".pie-"
 
 
 def check_output(out: Path) -> None:
     """Raises InputError unless a report may be written here: a new, an empty or a run's folder."""
-    existing = next(p for p in (out, *out.absolute().parents) if p.exists())
-    if not existing.is_dir():
-        raise InputError(f"cannot write {out}: {existing} is not a folder")
     try:
-        with tempfile.TemporaryDirectory(dir=existing, prefix=".pie-"):
+        existing = next(p for p in (out, *out.absolute().parents) if p.exists() or p.is_symlink())
+        if not existing.is_dir():
+            raise InputError(f"cannot write {out}: {existing} is not a folder")
+        with tempfile.TemporaryDirectory(dir=existing, prefix=_WORKSHOP):
             pass
+        holds_files = out.exists() and any(not p.name.startswith(_WORKSHOP) for p in out.iterdir())
     except OSError as error:
         raise InputError(f"cannot write {out}: {error.strerror}") from error
-    if out.exists() and any(out.iterdir()):
+    if holds_files:
         try:
             load_document(out)
         except InputError as error:
@@ -60,18 +64,21 @@ def write_run(report: Report, out: Path) -> Path:
     Returns:
         The path of index.html.
     """
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as workshop:
+    out.mkdir(parents=True, exist_ok=True)
+    # Inside the folder, which may be the only one on its disk, or the only one that may be written.
+    with tempfile.TemporaryDirectory(dir=out, prefix=_WORKSHOP) as workshop:
         fresh = Path(workshop) / "new"
         report.save(fresh)
         render_run(fresh)
-        out.mkdir(exist_ok=True)
         for name in _OWN_NAMES:
             _replace(fresh / name, out / name, Path(workshop) / f"old-{name}")
     return out / "index.html"
 
 
 def _replace(fresh: Path, place: Path, old: Path) -> None:
+    if fresh.is_file():
+        fresh.replace(place)
+        return
     if place.exists():
         place.rename(old)
     if fresh.exists():

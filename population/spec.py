@@ -8,6 +8,9 @@ from typing import Any
 
 from population.errors import InputError, unknown_name
 
+#: Seeds are below this: scikit-learn's k-means takes no larger ones.
+SEEDS = 2**32
+
 #: Bumped when the meaning of stored results changes, so that old ones are not taken for new.
 FORMAT = 1
 
@@ -151,7 +154,7 @@ class PopulationSpec:
         members: size K of the population, at least 2; members differ only in seed.
         width: channels of the network's first stage (default: the data set's preset).
         epochs: passes over the training images (default: the data set's preset).
-        seed: of the first member; member i has this seed + i.
+        seed: of the first member; member i has this seed + i. All must be in [0, 2^32).
         device: auto (a GPU where there is one), cpu or cuda.
 
     Raises:
@@ -169,8 +172,10 @@ class PopulationSpec:
     def __post_init__(self) -> None:
         if self.members < 2:
             raise InputError(f"--members must be at least 2, not {self.members}: one model is no population")
-        if self.seed < 0:
-            raise InputError(f"--seed must not be negative, not {self.seed}")
+        if not 0 <= self.seed <= SEEDS - self.members:
+            raise InputError(
+                f"--seed must be in [0, {SEEDS - self.members}] for {self.members} members, not {self.seed}"
+            )
         if self.device not in DEVICES:
             raise unknown_name("device", self.device, DEVICES)
         for name in ("width", "epochs"):
@@ -216,7 +221,8 @@ class ReportSpec:
     def conditions(self) -> tuple[CompressionSpec, ...]:
         """Every requested compression, in the order merge, prune, filters, random."""
         return tuple(
-            CompressionSpec(method, float(amount), self.repair, self.probe)
+            # Adding 0 makes -0.0 the same amount, and the same condition, as 0.0.
+            CompressionSpec(method, float(amount) + 0.0, self.repair, self.probe)
             for method in METHOD_NAMES
             for amount in getattr(self, method)
         )

@@ -62,24 +62,16 @@ class Store:
             if partial.exists():  # left by a run that was killed
                 shutil.rmtree(partial)
             partial.mkdir()
-            produce(partial)
-            _write_manifest(partial)
+            try:
+                produce(partial)
+                _write_manifest(partial)
+            except BaseException:
+                shutil.rmtree(partial)
+                raise
             partial.rename(entry)
         finally:
             lock.release()
         return entry
-
-
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Writes a file so that a reader sees the old content or the new, never a part.
-
-    Args:
-        path: the file; its folder must exist.
-        content: text (written as UTF-8) or bytes.
-    """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_bytes(content.encode() if isinstance(content, str) else content)
-    partial.replace(path)
 
 
 def file_digest(path: Path) -> str:
@@ -102,8 +94,11 @@ def _damaged_file(folder: Path) -> str | None:
         digests = json.loads((folder / _MANIFEST).read_text())
     except (OSError, ValueError):
         return _MANIFEST
+    if not isinstance(digests, dict):
+        return _MANIFEST
     for name, digest in digests.items():
         path = folder / name
         if not path.is_file() or file_digest(path) != digest:
             return str(name)
-    return None
+    unlisted = {p.name for p in folder.iterdir()} - digests.keys() - {_MANIFEST}
+    return min(unlisted, default=None)

@@ -31,7 +31,8 @@ def random_view(images: Tensor, augmentation: Augmentation, *, generator: torch.
         Views of the same shape, float in [0, 1].
     """
     view = _random_crop(images, augmentation, generator)
-    return _random_colour(view, augmentation, generator) if augmentation.colour else view
+    changes_colour = augmentation.colour > 0 or augmentation.grey > 0
+    return _random_colour(view, augmentation, generator) if changes_colour else view
 
 
 def _uniform(n: int, low: float, high: float, generator: torch.Generator) -> Tensor:
@@ -41,8 +42,10 @@ def _uniform(n: int, low: float, high: float, generator: torch.Generator) -> Ten
 def _random_crop(images: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
     n = len(images)
     area = _uniform(n, augmentation.min_scale, 1, generator)
-    ratio = _uniform(n, math.log(3 / 4), math.log(4 / 3), generator).exp().sqrt()
-    width, height = (area.sqrt() * ratio).clamp(max=1), (area.sqrt() / ratio).clamp(max=1)
+    # Width to height is in [3/4, 4/3], and as near to 1 as a crop of this area needs to fit.
+    flattest = (-area.log()).clamp(max=math.log(4 / 3))
+    ratio = (_uniform(n, -1, 1, generator) * flattest).exp().sqrt()
+    width, height = area.sqrt() * ratio, area.sqrt() / ratio
     left = _uniform(n, -1, 1, generator) * (1 - width)
     top = _uniform(n, -1, 1, generator) * (1 - height)
     radians = math.radians(augmentation.rotation)

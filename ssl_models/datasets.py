@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,11 @@ from numpy.typing import NDArray
 from population.errors import InputError, unknown_name
 from population.samples import SampleSet
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+#: Digests below this are a third of all.
+_A_THIRD = (2**256 // 3).to_bytes(32)
 _FOLDER = "imagefolder:"
 _IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
@@ -161,9 +167,10 @@ _LOADERS: dict[str, Callable[[Path | None, bool], ImageData]] = {"digits": _digi
 def _image_folder(root: Path) -> ImageData:
     """One folder per class: ``root/train`` and ``root/test`` (or ``val``), or one set that is split here.
 
-    An undivided folder gives a third of each class for testing, chosen by a digest of the file
-    names, so that adding images moves no others. Grey images stay grey where all are grey; else all
-    become RGB. The shorter side is scaled to 64 pixels and the centre is kept.
+    Of an undivided folder each image is for testing with a chance of a third, decided by a digest of
+    its name, so that adding images moves no others. Grey images stay grey where all are grey; else
+    all become RGB. The shorter side is scaled to 64 pixels and the centre is kept. Images are in the
+    order of the same digest, so that the first ones are of every class.
     """
     if not root.is_dir():
         raise InputError(f"no such image folder: {root}")
@@ -172,21 +179,29 @@ def _image_folder(root: Path) -> ImageData:
         train, test = _image_files(root / "train"), _image_files(root / held_out)
         if train.keys() != test.keys():
             raise InputError(f"{root}/train and {root}/{held_out} have different class folders")
+    elif any(p.is_dir() for p in (root / "train").glob("*")):
+        raise InputError(f"{root} has a folder train of classes, but neither test nor val beside it")
     else:
         every = _image_files(root)
-        test = {name: _held_out_third(files, root) for name, files in every.items()}
-        train = {name: [f for f in files if f not in set(test[name])] for name, files in every.items()}
-    for name, files in train.items():
-        if not files or not test[name]:
-            raise InputError(f"class {name!r} in {root} has too few images to train and to test on")
-    files = [f for part in (train, test) for group in part.values() for f in group]
-    images = _decode(files, 64)
-    n_train = sum(map(len, train.values()))
-    is_test = np.arange(len(files)) >= n_train
-    labels = [c for part in (train, test) for c, group in enumerate(part.values()) for _ in group]
-    ids = np.array([f.relative_to(root).as_posix() for f in files])
+        test = {c: [f for f in files if _name_digest(f, root) < _A_THIRD] for c, files in every.items()}
+        train = {c: [f for f in files if _name_digest(f, root) >= _A_THIRD] for c, files in every.items()}
+    for c in train:
+        if not train[c] or not test[c]:
+            raise InputError(
+                f"class {c!r} in {root} has too few images to train and to test on;"
+                " add images, or divide the folder into train and test"
+            )
+    rows = sorted(
+        (_name_digest(f, root), f, index, part is test)
+        for part in (train, test)
+        for index, files in enumerate(part.values())
+        for f in files
+    )
+    _, paths, labels, is_test = zip(*rows, strict=True)
+    ids = np.array([f.relative_to(root).as_posix() for f in paths])
     name = display_name(f"{_FOLDER}{root}")
-    return _split(name, images, np.array(labels, dtype=np.int64), ids, is_test, tuple(train))
+    images = _decode(paths, 64)
+    return _split(name, images, np.array(labels, dtype=np.int64), ids, np.array(is_test), tuple(train))
 
 
 def _image_files(root: Path) -> dict[str, list[Path]]:
@@ -202,30 +217,36 @@ def _image_files(root: Path) -> dict[str, list[Path]]:
     return found
 
 
-def _held_out_third(files: Sequence[Path], root: Path) -> list[Path]:
-    def digest(path: Path) -> bytes:
-        return hashlib.sha256(path.relative_to(root).as_posix().encode()).digest()
-
-    return sorted(sorted(files, key=digest)[: len(files) // 3])
+def _name_digest(path: Path, root: Path) -> bytes:
+    name = path.relative_to(root).as_posix()
+    try:
+        return hashlib.sha256(name.encode()).digest()
+    except UnicodeEncodeError as error:
+        raise InputError(f"the name of the image {name!a} in {root} is not UTF-8; rename it") from error
 
 
 def _decode(files: Sequence[Path], resolution: int) -> NDArray[np.uint8]:
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
-    pictures = []
-    for path in files:
-        try:
-            with Image.open(path) as image:
-                grey = image.mode in {"1", "L"}
-                fitted = ImageOps.fit(
-                    image.convert("L" if grey else "RGB"), (resolution, resolution), Image.Resampling.BILINEAR
-                )
-        except (UnidentifiedImageError, OSError) as error:
-            raise InputError(f"cannot read the image {path}: {error}") from error
-        pictures.append(fitted)
+    pictures = [_read_image(path, resolution) for path in files]
     mode = "L" if all(p.mode == "L" for p in pictures) else "RGB"
     array = np.stack([np.asarray(p.convert(mode)) for p in pictures])
     return array[:, None] if mode == "L" else np.ascontiguousarray(array.transpose(0, 3, 1, 2))
+
+
+def _read_image(path: Path, resolution: int) -> "Image":
+    """A square picture of mode L where the file is grey, else RGB."""
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(path) as image:
+            if image.mode.startswith(("I", "F")):  # Pillow would cut all values off at 255
+                raise InputError(f"the image {path} has more than 8 bits a channel; convert it to 8")
+            mode = "L" if image.mode in {"1", "L"} else "RGB"
+            return ImageOps.fit(image.convert(mode), (resolution, resolution), Image.Resampling.BILINEAR)
+    except InputError:
+        raise
+    # All that Pillow's decoders raise on damaged files.
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise InputError(f"cannot read the image {path}: {error}") from error
 
 
 def _split(

@@ -34,7 +34,8 @@ def train(
         images: shape (N, C, H, W), uint8.
         labels: class indices, shape (N,), int64; contrastive objectives do not look at them.
         spec: epochs, batch size, rates, augmentation.
-        seed: of the initial heads, the order of images, and the views.
+        seed: of the initial heads, the order of images, and the views; the global random state is left
+            as it was.
 
     Returns:
         Mean loss of each epoch.
@@ -42,12 +43,15 @@ def train(
     Raises:
         DivergedError: if a loss is NaN or infinite.
     """
-    torch.manual_seed(seed)
     generator = torch.Generator(images.device).manual_seed(seed)
-    learner = OBJECTIVES[objective](model, spec).to(images.device)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # of the CPU, where heads are made
+        learner = OBJECTIVES[objective](model, spec).to(images.device)
     learner.train()
     parameters = [p for p in learner.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=spec.learning_rate, weight_decay=spec.weight_decay)
+    optimizer = torch.optim.AdamW(
+        parameters, lr=spec.learning_rate, weight_decay=spec.weight_decay, fused=True
+    )
     batch = min(spec.batch_size, len(images))
     steps = len(images) // batch
     total = steps * spec.epochs
@@ -99,8 +103,9 @@ def _rate(step: int, total: int) -> float:
 def deterministic() -> Iterator[None]:
     """Makes torch choose deterministic algorithms inside the block."""
     before = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     torch.use_deterministic_algorithms(True)
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before)
+        torch.use_deterministic_algorithms(before, warn_only=warn_only)

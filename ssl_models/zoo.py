@@ -65,7 +65,7 @@ def build_model(
 
     spec = model_spec(name, num_classes=num_classes, in_channels=in_channels, width=width)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         encoder = ARCHITECTURES[spec.architecture](in_channels=in_channels, width=width)
         normalize = Normalize(mean or [0.0] * in_channels, std or [1.0] * in_channels)
         return Classifier(normalize, encoder, num_classes).eval()
