@@ -1,6 +1,5 @@
 """A plan and a dense model make a new, really smaller model."""
 
-import copy
 from collections import defaultdict
 from collections.abc import Sequence
 
@@ -9,8 +8,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from compressors.contract import ChannelGroup, ChannelSlice, CompressionPlan, model_digest
+from compressors.contract import ChannelGroup, ChannelPadding, ChannelSlice, CompressionPlan, model_digest
 from compressors.groups import find_groups
+from compressors.running import copy_model
 from population.errors import InputError
 
 
@@ -26,7 +26,7 @@ def apply_plan(model: nn.Module, plan: CompressionPlan, example_inputs: Tensor) 
         A new module in eval mode.
 
     Raises:
-        InputError: if the plan was made for another model.
+        InputError: if the plan was made for another model, or is damaged.
     """
     if plan.model_digest != model_digest(model):
         raise InputError("the plan was made for a model with other weights")
@@ -37,20 +37,69 @@ def apply_plan(model: nn.Module, plan: CompressionPlan, example_inputs: Tensor) 
 def build_compressed(model: nn.Module, plan: CompressionPlan, groups: Sequence[ChannelGroup]) -> nn.Module:
     """As ``apply_plan``, for groups that are already known."""
     by_name = {g.name: g for g in groups}
-    for name, clusters in plan.clusters.items():
-        if name not in by_name or by_name[name].size != len(clusters):
-            raise InputError(f"the plan's group {name!r} of {len(clusters)} channels is not in the model")
-    compressed = copy.deepcopy(model).eval()
-    state = {name: t.detach() for name, t in compressed.state_dict().items()}
+    compressed = copy_model(model)
+    dense = compressed.state_dict(keep_vars=True)
+    state = {name: t.detach() for name, t in dense.items()}
+    _check_plan(plan, by_name, state)
+    parts_by_axis = _parts_by_axis(plan, by_name)
     for name, mask in plan.masks.items():
         state[name] = state[name] * mask.to(state[name].device)
-    for (tensor, axis), parts in _parts_by_axis(plan, by_name).items():
-        state[tensor] = _merge_axis(state[tensor], axis, parts)
+    for (tensor, axis), parts in parts_by_axis.items():
+        state[tensor] = merge_axis(state[tensor], axis, parts)
     for name, value in plan.tensors.items():
+        if name not in state or state[name].shape != value.shape:
+            raise InputError(f"the plan's tensor {name!r} does not fit the model")
         state[name] = value.to(state[name])
-    for name, value in state.items():
-        _replace_tensor(compressed, name, value)
+    edited = {*plan.masks, *plan.tensors, *(tensor for tensor, _ in parts_by_axis)}
+    # A tensor that has two names keeps both, so that what was shared stays shared.
+    new = {id(dense[name]): _like(dense[name], state[name]) for name in edited}
+    for name, old in dense.items():
+        if id(old) in new:
+            _replace_tensor(compressed, name, new[id(old)])
+    for name, clusters in plan.clusters.items():
+        for padding in by_name[name].paddings if _changes(clusters) else ():
+            path, _, leaf = padding.module.rpartition(".")
+            select = SelectChannels(compressed.get_submodule(padding.module), padding, clusters)
+            setattr(compressed.get_submodule(path), leaf, select)
     return compressed
+
+
+class SelectChannels(nn.Module):
+    """A module that pads with channels of zeros, and as many of them as still meet a channel."""
+
+    index: Tensor
+
+    def __init__(self, inner: nn.Module, padding: ChannelPadding, clusters: NDArray[np.int64]) -> None:
+        super().__init__()
+        self.inner = inner
+        self.axis = padding.axis
+        cluster = clusters[padding.channels]
+        last = len(cluster) - padding.after
+        _, first = np.unique(cluster, return_index=True)
+        kept = [p for p in np.sort(first).tolist() if cluster[p] >= 0]
+        real = [p for p in kept if padding.before <= p < last]
+        place = {p: padding.before + i for i, p in enumerate(real)}
+        place |= {
+            p: p if p < padding.before else p - last + padding.before + len(real)
+            for p in set(kept) - set(real)
+        }
+        self.register_buffer("index", torch.tensor([place[p] for p in kept]), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps what the inner module takes to its output without the zeros that meet nothing."""
+        padded: Tensor = self.inner(x)
+        return padded.index_select(self.axis, self.index)
+
+
+def _check_plan(plan: CompressionPlan, groups: dict[str, ChannelGroup], state: dict[str, Tensor]) -> None:
+    for name, clusters in plan.clusters.items():
+        if name not in groups or groups[name].size != len(clusters):
+            raise InputError(f"the plan's group {name!r} of {len(clusters)} channels is not in the model")
+        if clusters.min() < -1 or clusters.max() < 0:
+            raise InputError(f"the plan's clusters of group {name!r} are not numbered from 0")
+    for name, mask in plan.masks.items():
+        if name not in state or state[name].shape != mask.shape or mask.dtype != torch.bool:
+            raise InputError(f"the plan's mask {name!r} does not fit the model")
 
 
 _Part = tuple[ChannelSlice, NDArray[np.int64]]
@@ -62,15 +111,26 @@ def _parts_by_axis(
     """Which slices change each axis: several groups meet on one axis after a concatenation."""
     parts: dict[tuple[str, int], list[_Part]] = defaultdict(list)
     for name, clusters in plan.clusters.items():
-        if len(np.unique(clusters)) == len(clusters) and clusters.min() >= 0:
-            continue  # every channel stays as it is
-        for piece in groups[name].slices:
+        for piece in groups[name].slices if _changes(clusters) else ():
             parts[piece.tensor, piece.axis].append((piece, clusters))
     return parts
 
 
-def _merge_axis(tensor: Tensor, axis: int, parts: Sequence[_Part]) -> Tensor:
-    """Replaces the positions of each cluster by their mean (role ``out``) or sum (role ``in``)."""
+def _changes(clusters: NDArray[np.int64]) -> bool:
+    return len(np.unique(clusters)) < len(clusters) or bool(clusters.min() < 0)
+
+
+def merge_axis(tensor: Tensor, axis: int, parts: Sequence[_Part]) -> Tensor:
+    """Replaces the positions of each cluster by their mean (role ``out``) or sum (role ``in``).
+
+    Args:
+        tensor: any tensor.
+        axis: the axis that all parts are about.
+        parts: slices with the clusters of their groups; of one role.
+
+    Returns:
+        The smaller tensor; what is left of each cluster is at the place of its first position.
+    """
     # Positions with equal labels become one. A channel may have several positions (a flattened map):
     # the j-th position of one channel meets the j-th of another.
     label = np.arange(tensor.shape[axis])
@@ -80,27 +140,25 @@ def _merge_axis(tensor: Tensor, axis: int, parts: Sequence[_Part]) -> Tensor:
         removed[piece.positions] = cluster < 0
         first: dict[tuple[np.int64, np.int64], np.int64] = {}
         for position, key in zip(
-            piece.positions, zip(cluster, _occurrence(piece.channels), strict=True), strict=True
+            piece.positions, zip(cluster, occurrences(piece.channels), strict=True), strict=True
         ):
             label[position] = first.setdefault(key, position)
     kept = np.flatnonzero(~removed)
     _, target = np.unique(label[kept], return_inverse=True)
-    index = torch.from_numpy(kept).to(tensor.device)
-    target_index = torch.from_numpy(target).to(tensor.device)
+    target_index = torch.from_numpy(target)
     shape = list(tensor.shape)
     shape[axis] = int(target.max()) + 1
-    # Accumulated in float64, so that the mean of equal channels is that channel.
-    wide = tensor.index_select(axis, index).double()
-    merged = torch.zeros(shape, dtype=torch.float64, device=tensor.device).index_add_(
-        axis, target_index, wide
-    )
+    # In float64, so that the mean of equal channels is that channel, and on the CPU, where the order
+    # of the additions is fixed.
+    wide = tensor.cpu().index_select(axis, torch.from_numpy(kept)).double()
+    merged = torch.zeros(shape, dtype=torch.float64).index_add_(axis, target_index, wide)
     if parts[0][0].role == "out":
         counts = torch.bincount(target_index).double()
         merged /= counts.reshape([-1 if d == axis else 1 for d in range(tensor.dim())])
-    return merged.to(tensor.dtype)
+    return merged.to(tensor)
 
 
-def _occurrence(channels: NDArray[np.int64]) -> NDArray[np.int64]:
+def occurrences(channels: NDArray[np.int64]) -> NDArray[np.int64]:
     """How many times each channel has appeared before, along a slice."""
     order = np.argsort(channels, kind="stable")
     ordered = channels[order]
@@ -110,18 +168,24 @@ def _occurrence(channels: NDArray[np.int64]) -> NDArray[np.int64]:
     return count
 
 
+def _like(old: Tensor, value: Tensor) -> Tensor:
+    return nn.Parameter(value, old.requires_grad) if isinstance(old, nn.Parameter) else value
+
+
 def _replace_tensor(model: nn.Module, name: str, value: Tensor) -> None:
     """Puts a tensor in its module's place and sets the sizes that the module states of itself."""
     path, _, leaf = name.rpartition(".")
     module = model.get_submodule(path)
-    old = getattr(module, leaf)
-    if isinstance(old, nn.Parameter):
-        setattr(module, leaf, nn.Parameter(value, requires_grad=old.requires_grad))
-    else:
-        setattr(module, leaf, value)
+    setattr(module, leaf, value)
     if isinstance(module, nn.Linear) and leaf == "weight":
         module.out_features, module.in_features = value.shape
+    elif (
+        isinstance(module, (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)) and leaf == "weight"
+    ):
+        module.in_channels, module.out_channels = value.shape[0], value.shape[1]
     elif isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) and leaf == "weight":
+        if module.groups == module.out_channels:  # depthwise, or a single channel
+            module.groups = value.shape[0] if module.groups > 1 else 1
         module.out_channels, module.in_channels = value.shape[0], value.shape[1] * module.groups
     elif isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)) and value.dim() == 1:
         module.num_features = value.shape[0]

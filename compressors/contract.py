@@ -43,16 +43,38 @@ class ChannelSlice:
 
 
 @dataclass(frozen=True, eq=False)
+class ChannelPadding:
+    """A module that adds channels of zeros, whose number has to follow the channels that they meet.
+
+    Attributes:
+        module: its name; the zeros are the first and last channels of its output.
+        axis: axis of the channels in its output.
+        before: number of zero channels before its input's channels.
+        after: number after.
+        channels: the group's channel that each of its output channels is added to, shape (m,).
+    """
+
+    module: str
+    axis: int
+    before: int
+    after: int
+    channels: NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
 class ChannelGroup:
     """Channels that can only be merged or removed together, wherever they appear.
 
     Attributes:
         name: of the first layer that makes the channels.
         size: number of channels n.
-        producers: layers whose filters make the channels.
-        norms: per norm layer of the channels the layer whose outputs it normalises, or None where
-            that is not one layer of the group.
+        producers: names of the weights whose filters make the channels.
+        norms: per norm layer of the channels the weight whose outputs it normalises, or None where
+            that is not one weight of the group.
         slices: every place in every tensor that changes with the channels.
+        blocks: block of each channel, shape (n,): channels of different blocks exist in different
+            places and cannot become one; channels of block -1 have to stay.
+        paddings: modules that add zeros to the channels.
     """
 
     name: str
@@ -60,6 +82,8 @@ class ChannelGroup:
     producers: tuple[str, ...]
     norms: Mapping[str, str | None]
     slices: tuple[ChannelSlice, ...]
+    blocks: NDArray[np.int64]
+    paddings: tuple[ChannelPadding, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,9 +130,13 @@ class CompressionPlan:
                     parts[part][tensor_name] = archive.get_tensor(name)
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             raise InputError(f"{path} is not a readable compression plan ({error})") from error
-        if header.get("format") != _PLAN_FORMAT:
-            raise InputError(f"{path} has plan format {header.get('format')}, not {_PLAN_FORMAT}")
+        if not isinstance(header, dict) or header.get("format") != _PLAN_FORMAT:
+            raise InputError(f"{path} is not a compression plan of format {_PLAN_FORMAT}")
+        if not {"method", "model_digest"} <= header.keys():
+            raise InputError(f"{path} is not a complete compression plan")
         clusters = {k: v.numpy() for k, v in parts["clusters"].items()}
+        if any(c.dtype != np.int64 or c.ndim != 1 or len(c) == 0 for c in clusters.values()):
+            raise InputError(f"{path} has clusters that are not whole numbers")
         return cls(header["method"], header["model_digest"], clusters, parts["masks"], parts["tensors"])
 
 

@@ -1,13 +1,12 @@
 """What a model takes: parameters, operations, bytes."""
 
-import copy
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from compressors.contract import Cost
+from compressors.running import copy_model, run_model
 
 
 def measure_cost(model: nn.Module, example_inputs: Tensor | None, masks: Mapping[str, Tensor]) -> Cost:
@@ -29,6 +28,6 @@ def measure_cost(model: nn.Module, example_inputs: Tensor | None, masks: Mapping
 
 def count_macs(model: nn.Module, example_inputs: Tensor) -> int:
     """Multiply-accumulate operations of one input, by torch's FLOP counter (2 FLOPs each)."""
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        copy.deepcopy(model)(example_inputs)
+    with FlopCounterMode(display=False) as counter:
+        run_model(copy_model(model), example_inputs, what="the example inputs")
     return int(counter.get_total_flops() // (2 * len(example_inputs)))

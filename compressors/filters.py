@@ -50,9 +50,9 @@ def prune_filters(
         partial(_random_scores, seed=seed) if norm == "random" else partial(_norms, model, order=int(norm[1]))
     )
 
-    def choose(group: ChannelGroup, k: int) -> NDArray[np.int64]:
-        kept = np.sort(np.argsort(-rank(group), kind="stable")[:k])
-        clusters = np.full(group.size, -1, dtype=np.int64)
+    def choose(group: ChannelGroup, channels: NDArray[np.int64], k: int) -> NDArray[np.int64]:
+        kept = np.sort(np.argsort(-rank(group)[channels], kind="stable")[:k])
+        clusters = np.full(len(channels), -1, dtype=np.int64)
         clusters[kept] = np.arange(k)
         return clusters
 
@@ -70,10 +70,9 @@ def prune_filters(
 
 def _norms(model: nn.Module, group: ChannelGroup, *, order: int) -> NDArray[np.float64]:
     scores = torch.zeros(group.size, dtype=torch.float64)
-    filters = {f"{name}.weight" for name in group.producers}
     for piece in group.slices:
-        if piece.tensor in filters and piece.role == "out":
-            rows = model.get_parameter(piece.tensor).detach().flatten(1).double()
+        if piece.tensor in group.producers and piece.role == "out":
+            rows = model.get_parameter(piece.tensor).detach().moveaxis(piece.axis, 0).flatten(1).double()
             scores[torch.from_numpy(piece.channels)] += rows[piece.positions].norm(p=order, dim=1).cpu()
     return scores.numpy()
 

@@ -21,12 +21,18 @@ from compressors.contract import (
     model_digest,
 )
 from compressors.cost import measure_cost
+from compressors.exactness import is_exact, leave_inexact_dense
 from compressors.groups import GroupSearch, find_groups
 from compressors.repair.data_free import corrected_scales
 from compressors.repair.recalibrate import batchnorm_statistics
-from population.errors import unknown_name
+from population.errors import InputError, unknown_name
 
 REPAIRS = ("none", "data-free", "bn")
+
+
+#: Maps a group, some of its channels and a number k below theirs to a cluster in [0, k) for each of
+#: these channels, or -1 where a channel is removed.
+Choose = Callable[[ChannelGroup, NDArray[np.int64], int], NDArray[np.int64]]
 
 
 def compress_channels(
@@ -35,7 +41,7 @@ def compress_channels(
     *,
     method: str,
     amount: float,
-    choose: Callable[[ChannelGroup, int], NDArray[np.int64]],
+    choose: Choose,
     repair: str,
     calibration: Calibration | None,
 ) -> CompressionResult:
@@ -46,8 +52,7 @@ def compress_channels(
         example_inputs: a batch that the model accepts.
         method: name for the plan.
         amount: fraction of channels to remove in every group, in [0, 1).
-        choose: maps a group and the number of channels k to a cluster in [0, k) per channel, or -1
-            for channels that are removed.
+        choose: says which channels of a group become one.
         repair: ``none``, ``data-free`` or ``bn``.
         calibration: batches of inputs for ``bn``.
 
@@ -56,11 +61,10 @@ def compress_channels(
     """
     check_amount(amount)
     check_finite(model)
-    search = find_groups(model, example_inputs)
-    clusters = {
-        g.name: choose(g, k) if (k := channels_kept(g.size, amount)) < g.size else np.arange(g.size)
-        for g in search.groups
-    }
+    search = leave_inexact_dense(model, find_groups(model, example_inputs), example_inputs)
+    clusters = {g.name: _group_clusters(g, amount, choose) for g in search.groups}
+    if not is_exact(model, search.groups, clusters, example_inputs):
+        raise InputError("the model combines channels in a way that does not allow to merge or remove them")
     plan = CompressionPlan(method, model_digest(model), clusters)
     return finish(
         model,
@@ -115,6 +119,22 @@ def finish(
         left_dense=search.left_dense,
     )
     return CompressionResult(compressed, plan, cost, images)
+
+
+def _group_clusters(group: ChannelGroup, amount: float, choose: Choose) -> NDArray[np.int64]:
+    """Clusters of a whole group, chosen block by block, since channels of two blocks cannot be one."""
+    clusters = np.arange(group.size)
+    for block in np.unique(group.blocks[group.blocks >= 0]):
+        channels = np.flatnonzero(group.blocks == block)
+        k = channels_kept(len(channels), amount)
+        if k < len(channels):
+            chosen = choose(group, channels, k)
+            # A cluster is numbered by its first channel, so that blocks do not share a number.
+            first = np.array([np.flatnonzero(chosen == c)[0] for c in range(k)])
+            clusters[channels] = np.where(chosen < 0, -1, channels[first[chosen]])
+    kept = clusters >= 0
+    clusters[kept] = np.unique(clusters[kept], return_inverse=True)[1]
+    return clusters
 
 
 def _group_changes(

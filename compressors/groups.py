@@ -1,20 +1,21 @@
-"""Coupled channel groups of a network, found by torch-pruning's DependencyGraph. Changes nothing."""
+"""Coupled channel groups of a network, from a trace of one forward pass. Changes nothing."""
 
-import copy
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
 
 import numpy as np
-import torch
-import torch_pruning
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from compressors.contract import ChannelGroup, ChannelSlice
+from compressors.contract import ChannelGroup, ChannelPadding, ChannelSlice
+from compressors.running import RUN_ERRORS, copy_model, run_model
+from compressors.trace import FIXED, ZERO, Labels, Padding, Role, Trace, trace_channels
 from population.errors import InputError
 
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-_LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+_LAYERS = (
+    nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,102 +34,129 @@ class GroupSearch:
 def find_groups(model: nn.Module, example_inputs: Tensor) -> GroupSearch:
     """Finds every set of channels that has to change together.
 
+    Two channels are one where they meet in an operation (a residual sum, a depthwise convolution, a
+    norm); channels that a layer makes together are of one group. So a group spans all that a layer's
+    outputs ever meet: residual streams, concatenations, flattened maps.
+
     Args:
-        model: any module of convolutions, linear layers and batch norms; it is not changed.
+        model: any module; it is not changed.
         example_inputs: a batch that the model accepts.
 
     Returns:
-        The groups. A group that holds the model's outputs, or a layer that is not understood, is
-        left out, with the reason.
+        The groups. A group that meets the model's inputs or outputs, or an operation that is not
+        understood, is left out, with the reason.
 
     Raises:
         InputError: if the model cannot be run on the example inputs or cannot be traced.
     """
-    twin = copy.deepcopy(model).requires_grad_(True).eval()
-    graph = _trace(twin, example_inputs)
-    names = {module: name for name, module in twin.named_modules()}
+    run_model(copy_model(model), example_inputs, what="the example inputs")
+    twin = copy_model(model).requires_grad_(True)
+    try:
+        trace = trace_channels(twin, example_inputs)
+    except (*RUN_ERRORS, AttributeError, KeyError, AssertionError) as error:
+        raise InputError(f"the model cannot be traced ({type(error).__name__}: {error})") from error
+    axes = {key: trace.channels.roots(labels) for key, labels in trace.axes.items()}
+    made = {weight: axes[weight, axis, "out"] for weight, axis in trace.rows.items()}
+    for roots in made.values():
+        if len(np.unique(roots)) < len(roots):
+            trace.channels.fix(roots, "its channels are combined with each other")
     groups, left_dense = [], {}
-    for found in graph.get_all_groups():
-        producers = _producers(graph, found, names)
-        reason = _obstacle(graph, found)
-        if reason:
-            left_dense.update(dict.fromkeys(producers, reason))
+    for weights in _coupled_weights(made):
+        roots = _ordered_union([made[weight] for weight in weights])
+        reason = next((r for root in roots if (r := _reason(trace, root)) is not None), None)
+        if reason is None and len(roots) == 1:
+            reason = "it has a single channel"
+        if reason is not None:
+            left_dense.update(dict.fromkeys(map(_layer, weights), reason))
             continue
-        norms = {
-            names[i.dep.target.module]: _normalised_layer(i.dep.target, names, producers)
-            for i in found
-            if isinstance(i.dep.target.module, _NORMS)
-        }
-        size = len(found[0].idxs)
-        groups.append(ChannelGroup(producers[0], size, producers, norms, _slices(graph, found, names)))
-    order = list(twin.state_dict())
-    groups.sort(key=lambda g: order.index(f"{g.name}.weight"))
+        groups.append(_group(trace, axes, weights, roots))
+    for name, module in twin.named_modules():
+        if isinstance(module, _LAYERS) and (f"{name}.weight" if name else "weight") not in made:
+            left_dense[name] = "it is not used, or in a way that is not understood"
     return GroupSearch(tuple(groups), left_dense)
 
 
-def _trace(model: nn.Module, example_inputs: Tensor) -> Any:
-    try:
-        with torch.no_grad():
-            model(example_inputs)
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"the model does not accept the example inputs: {reason}") from error
-    with torch.enable_grad():
-        return torch_pruning.DependencyGraph().build_dependency(model, example_inputs, verbose=False)
+def _reason(trace: Trace, root: int) -> str | None:
+    return "its channels are inputs or constants" if root == FIXED else trace.channels.reason(root)
 
 
-def _producers(graph: Any, found: Any, names: Mapping[nn.Module, str]) -> tuple[str, ...]:
-    layers = {
-        names[item.dep.target.module]: None
-        for item in found
-        if isinstance(item.dep.target.module, _LAYERS) and graph.is_out_channel_pruning_fn(item.dep.handler)
-    }
-    order = {name: i for i, name in enumerate(names.values())}
-    return tuple(sorted(layers, key=lambda name: order[name]))
+def _layer(weight: str) -> str:
+    """Name of a weight's layer; of a weight that is not called ``weight``, its own."""
+    module, _, leaf = weight.rpartition(".")
+    return module if leaf == "weight" else weight
 
 
-def _normalised_layer(node: Any, names: Mapping[nn.Module, str], producers: tuple[str, ...]) -> str | None:
-    sources = [names.get(source.module) for source in node.inputs]
-    return sources[0] if len(sources) == 1 and sources[0] in producers else None
+def _coupled_weights(made: Mapping[str, Labels]) -> list[list[str]]:
+    """Weights that make a channel in common, directly or through others, in forward order."""
+    group_of: dict[int, list[str]] = {}
+    for weight, roots in made.items():
+        before = {id(g): g for r in roots.tolist() if (g := group_of.get(r)) is not None}
+        merged = [*(member for group in before.values() for member in group), weight]
+        for root in {r for member in merged for r in made[member].tolist()}:
+            group_of[root] = merged
+    order = {weight: i for i, weight in enumerate(made)}
+    groups = {id(g): sorted(g, key=order.__getitem__) for g in group_of.values()}
+    return sorted(groups.values(), key=lambda weights: order[weights[0]])
 
 
-def _obstacle(graph: Any, found: Any) -> str | None:
-    for item in found:
-        node, module = item.dep.target, item.dep.target.module
-        makes = graph.is_out_channel_pruning_fn(item.dep.handler)
-        if makes and not node.outputs:
-            return "its channels are the model's outputs"
-        if isinstance(module, nn.Parameter):
-            return "a parameter outside any layer is added to its channels"
-        if not list(module.parameters(recurse=False)) and not list(module.buffers(recurse=False)):
-            continue
-        if not isinstance(module, (*_NORMS, *_LAYERS)):
-            return f"{type(module).__name__} layers cannot be merged yet"
-        if getattr(module, "groups", 1) != 1:
-            return "grouped convolutions cannot be merged yet"
-        if makes and sorted(item.root_idxs) != list(range(len(found[0].idxs))):
-            return "its channels are combined with themselves"
-    return None
+def _ordered_union(parts: Sequence[Labels]) -> Labels:
+    every = np.concatenate(parts)
+    _, first = np.unique(every, return_index=True)
+    return every[np.sort(first)]
 
 
-def _slices(graph: Any, found: Any, names: Mapping[nn.Module, str]) -> tuple[ChannelSlice, ...]:
+def _group(
+    trace: Trace, axes: Mapping[tuple[str, int, Role], Labels], weights: list[str], roots: Labels
+) -> ChannelGroup:
+    number = {int(root): i for i, root in enumerate(roots)}
     slices = []
-    for item in found:
-        module = item.dep.target.module
-        if not isinstance(module, (*_NORMS, *_LAYERS)):
-            continue
-        order = np.argsort(item.idxs, kind="stable")
-        positions = np.asarray(item.idxs, dtype=np.int64)[order]
-        channels = np.asarray(item.root_idxs, dtype=np.int64)[order]
-        makes = graph.is_out_channel_pruning_fn(item.dep.handler)
-        if isinstance(module, _NORMS):
-            places = [(t, 0) for t in ("weight", "bias", "running_mean", "running_var")]
-        elif makes:
-            places = [("weight", 0), ("bias", 0)]
+    for (tensor, axis, role), labels in axes.items():
+        positions = np.flatnonzero(np.isin(labels, roots))
+        if len(positions):
+            channels = np.array([number[r] for r in labels[positions].tolist()], dtype=np.int64)
+            slices.append(ChannelSlice(tensor, axis, role, positions, channels))
+    touched = {piece.tensor.rpartition(".")[0] for piece in slices}
+    norms = {n: maker if maker in weights else None for n, maker in trace.norms.items() if n in touched}
+    paddings, stay = _paddings(trace, number)
+    return ChannelGroup(
+        name=_layer(weights[0]),
+        size=len(roots),
+        producers=tuple(weights),
+        norms=norms,
+        slices=tuple(slices),
+        blocks=_blocks(slices, len(roots), stay),
+        paddings=paddings,
+    )
+
+
+def _paddings(trace: Trace, number: Mapping[int, int]) -> tuple[tuple[ChannelPadding, ...], set[int]]:
+    """Zero paddings that meet the group, and the channels that zeros of fixed number meet."""
+    found, stay = [], set()
+    for padding in trace.paddings:
+        roots = trace.channels.roots(padding.meets)
+        channels = np.array([number.get(int(r), ZERO) for r in roots], dtype=np.int64)
+        if (channels == ZERO).any():
+            continue  # meets nothing, or another group
+        if padding.module is None:
+            stay |= set(_zeros(padding, channels).tolist())
         else:
-            places = [("weight", 1)]
-        for tensor, axis in places:
-            if getattr(module, tensor) is not None:
-                role: Literal["out", "in"] = "out" if makes or isinstance(module, _NORMS) else "in"
-                slices.append(ChannelSlice(f"{names[module]}.{tensor}", axis, role, positions, channels))
-    return tuple(slices)
+            found.append(
+                ChannelPadding(padding.module, padding.axis, padding.before, padding.after, channels)
+            )
+    return tuple(found), stay
+
+
+def _zeros(padding: Padding, channels: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.concatenate([channels[: padding.before], channels[len(channels) - padding.after :]])
+
+
+def _blocks(slices: Sequence[ChannelSlice], size: int, stay: set[int]) -> NDArray[np.int64]:
+    """Numbers the sets of channels that are made in the same places; -1 for those that stay."""
+    places: dict[int, set[int]] = defaultdict(set)
+    for i, piece in enumerate(slices):
+        if piece.role == "out":
+            for channel in piece.channels.tolist():
+                places[channel].add(i)
+    kinds: dict[frozenset[int], int] = {}
+    blocks = [kinds.setdefault(frozenset(places[c]), len(kinds)) for c in range(size)]
+    return np.array([-1 if c in stay else b for c, b in enumerate(blocks)], dtype=np.int64)

@@ -2,7 +2,14 @@
 
 from torch import Tensor, nn
 
-from compressors.contract import Calibration, CompressionPlan, CompressionResult, check_amount, model_digest
+from compressors.contract import (
+    Calibration,
+    CompressionPlan,
+    CompressionResult,
+    check_amount,
+    check_finite,
+    model_digest,
+)
 from compressors.finish import finish
 from compressors.groups import GroupSearch
 
@@ -25,9 +32,13 @@ def keep_dense(
         seed: not used.
         repair: ``none``, ``data-free`` (nothing to correct here) or ``bn``.
         calibration: batches of inputs for ``bn``.
+
+    Raises:
+        InputError: if an argument is out of range or the model holds NaN.
     """
     del seed
     check_amount(amount)
+    check_finite(model)
     plan = CompressionPlan("identity", model_digest(model))
     return finish(
         model,

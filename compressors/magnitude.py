@@ -53,14 +53,8 @@ def prune_weights(
     check_finite(model)
     if scope not in SCOPES:
         raise unknown_name("scope", scope, SCOPES)
-    layers = [
-        f"{n}.weight" if n else "weight"
-        for n, m in model.named_modules()
-        if isinstance(m, (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear))
-    ][:-1]
-    if not layers:
-        raise InputError("the model has no convolution or linear layer before its classifier")
-    magnitudes = {name: model.get_parameter(name).detach().abs().flatten() for name in layers}
+    magnitudes = {n: model.get_parameter(n).detach().abs().flatten() for n in _prunable(model)}
+    layers = list(magnitudes)
     if scope == "global":
         sizes = [len(m) for m in magnitudes.values()]
         flat = torch.split(_keep_largest(torch.cat(list(magnitudes.values())), amount), sizes)
@@ -78,6 +72,26 @@ def prune_weights(
         repair=repair,
         calibration=calibration,
     )
+
+
+def _prunable(model: nn.Module) -> list[str]:
+    """Names of all weights of convolutions and linear layers but the classifier's, each tensor once."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    names = [
+        f"{n}.weight" if n else "weight"
+        for n, m in model.named_modules()
+        if isinstance(m, (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear))
+    ]
+    for name in names:
+        if name not in parameters:
+            raise InputError(f"{name} is computed from other tensors; make it a plain parameter first")
+    first: dict[int, str] = {}
+    for name in names:
+        first.setdefault(id(parameters[name]), name)
+    prunable = [name for key, name in first.items() if key != id(parameters[names[-1]])]
+    if not prunable:
+        raise InputError("the model has no convolution or linear layer before its classifier")
+    return prunable
 
 
 def _keep_largest(magnitudes: Tensor, amount: float) -> Tensor:

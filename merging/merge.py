@@ -53,8 +53,9 @@ def merge_channels(
     if budget != "uniform":
         raise unknown_name("budget", budget, ["uniform"])
 
-    def choose(group: ChannelGroup, k: int) -> NDArray[np.int64]:
-        return kmeans_clusters(channel_gram(model, group).numpy(), k, seed=seed)
+    def choose(group: ChannelGroup, channels: NDArray[np.int64], k: int) -> NDArray[np.int64]:
+        gram = channel_gram(model, group).numpy()[np.ix_(channels, channels)]
+        return kmeans_clusters(gram, k, seed=seed)
 
     return compress_channels(
         model,

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from compressors.apply import occurrences
 from compressors.contract import ChannelGroup
 
 
@@ -27,9 +28,12 @@ def channel_gram(model: nn.Module, group: ChannelGroup) -> Tensor:
     for piece in group.slices:
         if piece.tensor.endswith(("running_mean", "running_var")):
             continue
-        rows = state[piece.tensor].detach().cpu().double().moveaxis(piece.axis, 0)
-        # Positions of one channel (a flattened map has several) are further features of it.
-        order = torch.from_numpy(piece.channels).argsort(stable=True)
-        features = rows[torch.from_numpy(piece.positions)[order]].reshape(group.size, -1)
-        gram += features @ features.T
+        tensor = state[piece.tensor].detach().cpu()
+        rows = tensor.to(torch.promote_types(tensor.dtype, torch.float32)).moveaxis(piece.axis, 0)
+        # Several positions of one channel (of a flattened map, say) are further features of it.
+        occurrence = occurrences(piece.channels)
+        for j in range(int(occurrence.max()) + 1):
+            channels = torch.from_numpy(piece.channels[occurrence == j])
+            features = rows[torch.from_numpy(piece.positions[occurrence == j])].reshape(len(channels), -1)
+            gram[channels[:, None], channels] += (features @ features.T).double()
     return gram

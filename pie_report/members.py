@@ -1,7 +1,7 @@
 """Members of a population: trained, compressed and asked for predictions, each once, through the store."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -143,11 +143,20 @@ class Population:
         costs: dict[str, dict[str, int | float]] = json.loads(text)
         return costs
 
+    def _compressed_key(self, index: int, condition: CompressionSpec) -> str:
+        return key(self.spec(index), condition, CALIBRATION_IMAGES)
+
     def _compressed_entry(self, index: int, condition: CompressionSpec) -> Path:
         return self.store.once(
             "compressed",
-            key(self.spec(index), condition, CALIBRATION_IMAGES),
+            self._compressed_key(index, condition),
             lambda folder: self._compress(index, condition, folder),
+        )
+
+    def is_finished(self, index: int, conditions: Sequence[CompressionSpec]) -> bool:
+        """Whether a member's predictions, dense and after each compression, are stored."""
+        return self.store.has("predictions", key(self.spec(index))) and all(
+            self.store.has("compressed", self._compressed_key(index, c)) for c in conditions
         )
 
     def _compress(self, index: int, condition: CompressionSpec, folder: Path) -> None:

@@ -81,8 +81,9 @@ def finish_members(
         progress: shows how many members are done.
         workers: number of processes; members do not depend on it.
     """
-    task = progress.add_task("members", total=population.k)
-    for _ in run_tasks(_finish_member, (population, conditions), range(population.k), workers=workers):
+    waiting = [i for i in range(population.k) if not population.is_finished(i, conditions)]
+    task = progress.add_task("members", total=population.k, completed=population.k - len(waiting))
+    for _ in run_tasks(_finish_member, (population, conditions), waiting, workers=workers):
         progress.advance(task)
 
 

@@ -86,7 +86,7 @@ def load_document(folder: Path) -> dict[str, Any]:
 
 def _read_table(path: Path) -> pd.DataFrame:
     """Reads a table with names as text, whatever they are (a class may be called NA or 0)."""
-    raw = pd.read_csv(path, dtype=str, keep_default_na=False)
+    raw = pd.read_csv(path, dtype=str, keep_default_na=False, lineterminator="\n")
     return pd.DataFrame({str(name): _typed(raw[name]) for name in raw.columns})
 
 

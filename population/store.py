@@ -73,6 +73,10 @@ class Store:
             lock.release()
         return entry
 
+    def has(self, kind: str, key: str) -> bool:
+        """Whether there is an entry, which may be damaged."""
+        return (self.root / kind / key).is_dir()
+
 
 def file_digest(path: Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""

@@ -15,7 +15,9 @@ _BATCH = 500
 def batches(images: Tensor, size: int = _BATCH) -> Iterator[Tensor]:
     """Yields uint8 images (N, C, H, W) as float batches in [0, 1], channels last."""
     for start in range(0, len(images), size):
-        yield (images[start : start + size].float().div(255).contiguous(memory_format=torch.channels_last))
+        # A copy: grey images are in every memory format as they are, with strides that depend on where
+        # they come from, and sums in the last bit on the strides.
+        yield images[start : start + size].float().div(255).clone(memory_format=torch.channels_last)
 
 
 def predict(model: nn.Module, images: Tensor, samples: SampleSet) -> Predictions:

@@ -7,7 +7,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from compressors.contract import ChannelGroup, CompressionPlan
+from compressors.apply import merge_axis
+from compressors.contract import ChannelGroup, ChannelSlice, CompressionPlan
 from population.errors import InputError
 
 
@@ -49,23 +50,30 @@ def corrected_scales(
             weight = dict(compressed.named_parameters()).get(f"{norm}.weight")
             if weight is None:
                 raise InputError(f"data-free repair needs a scale in {norm}; choose another repair")
-            filters = dense.get_parameter(f"{layer}.weight").detach()
-            factor = _variance_factor(filters.flatten(1).double().cpu(), clusters)
-            scales[f"{norm}.weight"] = (weight.detach() * factor.to(weight)).clone()
+            filters = dense.get_parameter(layer).detach()
+            made = _slice(group, layer)
+            per_row = _variance_factors(filters.flatten(1).double().cpu(), clusters[made.channels])
+            scale = _slice(group, f"{norm}.weight")
+            place = dict(zip(made.channels.tolist(), per_row.tolist(), strict=True))
+            factor = torch.tensor([place[c] for c in scale.channels.tolist()], dtype=torch.float64)
+            scales[f"{norm}.weight"] = weight.detach() * merge_axis(factor, 0, [(scale, clusters)]).to(weight)
     return scales
 
 
-def _variance_factor(filters: Tensor, clusters: NDArray[np.int64]) -> Tensor:
-    """One factor per cluster, in the order in which ``apply`` leaves them."""
-    _, first = np.unique(clusters[clusters >= 0], return_index=True)
-    kept = np.flatnonzero(clusters >= 0)
-    factors = torch.ones(len(first), dtype=torch.float64)
-    for place, cluster in enumerate(clusters[kept][np.sort(first)]):
-        rows = filters[torch.from_numpy(np.flatnonzero(clusters == cluster))]
-        n = len(rows)
+def _slice(group: ChannelGroup, tensor: str) -> ChannelSlice:
+    return next(piece for piece in group.slices if piece.tensor == tensor and piece.role == "out")
+
+
+def _variance_factors(filters: Tensor, clusters: NDArray[np.int64]) -> Tensor:
+    """The factor of each row's cluster, shape (n,)."""
+    factors = torch.ones(len(filters), dtype=torch.float64)
+    for cluster in np.unique(clusters[clusters >= 0]):
+        members = torch.from_numpy(np.flatnonzero(clusters == cluster))
+        n, rows = len(members), filters[members]
         unit = rows / rows.norm(dim=1, keepdim=True).clamp_min(1e-12)
         # The sum of all cosines, the n on the diagonal included, is the squared norm of the sum; a
         # cluster whose filters cancel has no variance to restore.
-        total = unit.sum(0).square().sum().clamp_min(1e-6 * n)
-        factors[place] = n / total.sqrt()
+        total = float(unit.sum(0).square().sum())
+        if total > 1e-6 * n:
+            factors[members] = n / total**0.5
     return factors

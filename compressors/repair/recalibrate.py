@@ -1,12 +1,12 @@
 """BatchNorm statistics, estimated again on the compressed network's own activations."""
 
-import copy
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from compressors.contract import Calibration
+from compressors.running import copy_model, run_model
 from population.errors import InputError
 
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -32,10 +32,10 @@ def recalibrate_batchnorm(model: nn.Module, calibration: Calibration) -> nn.Modu
         calibration: batches of inputs on the model's device, read once and completely.
 
     Raises:
-        InputError: if there is no batch, a batch is no tensor or of a single value per channel, or
-            the model has no BatchNorm layer.
+        InputError: if there is no batch, a batch is no tensor, does not fit the model, has a single
+            value per channel or leads to NaN, or the model has no BatchNorm layer.
     """
-    copied = copy.deepcopy(model).eval()
+    copied = copy_model(model)
     tensors = batchnorm_statistics(model, calibration).tensors
     with torch.no_grad():
         for name, value in tensors.items():
@@ -45,7 +45,7 @@ def recalibrate_batchnorm(model: nn.Module, calibration: Calibration) -> nn.Modu
 
 def batchnorm_statistics(model: nn.Module, calibration: Calibration | None) -> Recalibration:
     """Computes what ``recalibrate_batchnorm`` sets."""
-    twin = copy.deepcopy(model).eval()
+    twin = copy_model(model)
     norms = {n: m for n, m in twin.named_modules() if isinstance(m, _BATCH_NORMS) and m.track_running_stats}
     if not norms:
         raise InputError("the model has no BatchNorm statistics to re-estimate; choose another repair")
@@ -54,11 +54,13 @@ def batchnorm_statistics(model: nn.Module, calibration: Calibration | None) -> R
         norm.momentum = None  # cumulative average
         norm.train()
     images = 0
-    with torch.no_grad():
-        for batch in check_calibration(calibration):
-            twin(batch)
-            images += len(batch)
+    for batch in check_calibration(calibration):
+        run_model(twin, batch, what="a calibration batch")
+        images += len(batch)
     tensors = {f"{n}.{b}": getattr(m, b) for n, m in norms.items() for b in ("running_mean", "running_var")}
+    for name, value in tensors.items():
+        if not bool(torch.isfinite(value).all()):
+            raise InputError(f"calibration gives NaN or infinite values in {name}")
     return Recalibration(tensors, images)
 
 

@@ -1,0 +1,407 @@
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pie_report import cli
+from pie_report.report import Report
+
+Complaint = Callable[..., str]
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder and a store in it."""
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("PIE_STORE", str(folder / "store"))
+    return folder
+
+
+def everything(folder: Path) -> dict[str, bytes | None]:
+    return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in folder.rglob("*")}
+
+
+@pytest.fixture
+def complaint(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> Complaint:
+    """Runs a command that must be refused, and returns what it says."""
+
+    def run(*argv: str) -> str:
+        before = everything(elsewhere)
+        status = cli.main(argv)
+        printed = capsys.readouterr()
+        assert status == 2, printed.err
+        assert printed.out == ""
+        assert printed.err.endswith("\n")
+        assert printed.err.count("\n") <= 2, printed.err
+        assert not set("│╭╰╮╯─\x1b") & set(printed.err)
+        assert "--------" not in printed.err
+        assert everything(elsewhere) == before
+        return printed.err
+
+    return run
+
+
+def predictions(path: Path, k: int = 4, **changes: Any) -> str:
+    rng = np.random.default_rng(0)
+    label = rng.integers(0, 3, 30)
+    arrays = {
+        "sample_id": np.array([f"s{i}" for i in range(30)]),
+        "predicted": (label + (rng.random((k, 30)) < 0.3)) % 3,
+        "label": label,
+    } | changes
+    np.savez(path, **arrays)
+    return str(path)
+
+
+# --- bad input of pie report
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        ("repot", "unknown command 'repot' (did you mean 'report'?); allowed: compare, figures, gallery, "),
+        ("--bogus", "unknown command '--bogus'"),
+        ("report", "nothing to compare: give at least one of --merge, --prune, --filters, --random"),
+        ("report --merge 0.5 --model simclr_r81", "unknown model 'simclr_r81' (did you mean 'simclr_r18'?)"),
+        ("train --model simclr", "unknown model 'simclr' (did you mean 'simclr_r18'?)"),
+        ("report --merge 0.5 --data digit", "unknown data set 'digit' (did you mean 'digits'?)"),
+        ("report --merge 0.5 --data imagefolder", "(did you mean 'imagefolder:PATH'?)"),
+        (
+            "report --merge 0.5 --device gpu",
+            "unknown device 'gpu' (did you mean 'cpu'?); allowed: auto, cpu, cuda",
+        ),
+        (
+            "report --merge 0.5 --repair bm",
+            "unknown repair 'bm' (did you mean 'bn'?); allowed: bn, data-free, none",
+        ),
+        ("report --merge 0.5 --probe refitt", "unknown probe 'refitt' (did you mean 'refit'?)"),
+        ("report --merge", "--merge needs at least one amount"),
+        ("report --merge --prune 0.5", "--merge needs at least one amount"),
+        ("report --prune 0.5 --merge=", "--merge"),
+        ("report --merge 0.5 --merge 0.3", "--merge is given twice"),
+        ("report --merge 0.5 --merge=0.3", "--merge is given twice"),
+        ("report --merge 0.5 0.5", "the same method and amount is given twice"),
+        ("report --merge 0.5 --member 3", "--member"),
+        ("report --merge 0.5 --bogus", "--bogus"),
+        ("report --merge 0.5 stray", "stray"),
+        ("report --merge 0.5 --members 1", "--members must be at least 2, not 1: one model is no population"),
+        ("report --merge 0.5 --members 0", "--members must be at least 2, not 0"),
+        ("report --merge 0.5 --members -3", "--members must be at least 2, not -3"),
+        ("report --merge 0.5 --members x", "--members"),
+        ("report --merge 0.5 --members 2.5", "--members"),
+        ("report --merge 0.5 --members", "--members"),
+        ("train --members 1", "--members must be at least 2"),
+        ("report --merge 0.5 --width 0", "--width must be at least 1, not 0"),
+        ("report --merge 0.5 --epochs 0", "--epochs must be at least 1, not 0"),
+        ("report --merge 0.5 --seed -1", "--seed must be in [0, 4294967286]"),
+        ("report --merge 0.5 --seed 99999999999999999999", "--seed must be in [0, 4294967286]"),
+        ("report --merge 0.5 --workers 0 --quiet", "--workers must be at least 1, not 0"),
+        ("report --merge 0.5 --data cifar10", "cifar10 needs --data-dir"),
+        ("report --merge 0.5 --data cifar10 --data-dir nowhere", "no intact cifar10 in nowhere"),
+        ("report --merge 0.5 --data imagefolder:nowhere", "no such image folder: nowhere"),
+    ],
+)
+def test_bad_input_of_a_report(complaint: Complaint, argv: str, expected: str) -> None:
+    assert expected in complaint(*argv.split())
+
+
+@pytest.mark.parametrize("amount", ["1", "1.5", "-0.1", "nan", "inf", "-inf", "abc", "0,5", "1e400"])
+@pytest.mark.parametrize("method", ["merge", "prune", "filters", "random"])
+def test_bad_amounts(complaint: Complaint, method: str, amount: str) -> None:
+    assert f"--{method}" in complaint("report", f"--{method}", amount)
+    assert f"--{method}" in complaint("report", f"--{method}", "0.5", amount)
+
+
+def test_a_device_that_is_not_here(complaint: Complaint, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert "--device cuda: this machine has no usable GPU" in complaint(
+        "report", "--merge", "0.5", "--device", "cuda"
+    )
+
+
+def test_damaged_data(complaint: Complaint, elsewhere: Path) -> None:
+    batches = elsewhere / "data" / "cifar-10-batches-py"
+    batches.mkdir(parents=True)
+    (batches / "data_batch_1").write_bytes(b"cut")
+    assert "no intact cifar10 in data" in complaint(
+        "report", "--merge", "0.5", "--data", "cifar10", "--data-dir", "data"
+    )
+    (elsewhere / "pets").mkdir()
+    assert "pets has no images" in complaint("report", "--merge", "0.5", "--data", "imagefolder:pets")
+    for name in ("cat", "dog"):
+        (elsewhere / "pets" / name).mkdir()
+        for i in range(20):
+            (elsewhere / "pets" / name / f"{i}.png").write_bytes(b"no image")
+    assert "cannot read the image pets/" in complaint("train", "--data", "imagefolder:pets")
+
+
+@pytest.mark.parametrize(
+    ("out", "expected"),
+    [("file/x", "file is not a folder"), ("foreign", "foreign holds other files than a report")],
+)
+@pytest.mark.parametrize("force", [[], ["--force"]])
+def test_bad_places(complaint: Complaint, elsewhere: Path, out: str, expected: str, force: list[str]) -> None:
+    (elsewhere / "file").write_text("x")
+    (elsewhere / "foreign").mkdir()
+    (elsewhere / "foreign" / "thesis.tex").write_text("x")
+    files = predictions(elsewhere / "a.npz"), predictions(elsewhere / "b.npz")
+    assert expected in complaint("report", "--merge", "0.5", "--out", out, *force)
+    assert expected in complaint("compare", *files, "--design", "paired", "--out", out, *force)
+
+
+def test_a_store_that_cannot_be_written(complaint: Complaint, elsewhere: Path) -> None:
+    (elsewhere / "file").write_text("x")
+    tiny = ("--members", "2", "--epochs", "1", "--width", "1", "--workers", "1")
+    for command in (("report", "--merge", "0.5"), ("train",)):
+        assert "cannot write the store file/x" in complaint(*command, *tiny, "--store", "file/x")
+
+
+# --- bad input of pie compare, pie gallery, pie figures
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        ("", "DENSE.npz"),
+        ("a.npz", "COMPRESSED.npz"),
+        ("a.npz a.npz", "--design"),
+        ("a.npz a.npz --design paired", "--out"),
+        ("a.npz a.npz --design paird --out o", "unknown design 'paird' (did you mean 'paired'?)"),
+        ("a.npz a.npz --design paired --out o --seed -1", "--seed must not be negative"),
+        ("a.npz a.npz a.npz --design paired --out o", "a.npz"),
+        ("a.npz absent.npz --design paired --out o", "no such predictions file: absent.npz"),
+        ("a.npz . --design paired --out o", "no such predictions file"),
+        ("a.npz cut.npz --design paired --out o", "cut.npz is not a readable npz"),
+        ("a.npz noise.npz --design paired --out o", "noise.npz is not a readable npz"),
+        ("a.npz empty.npz --design paired --out o", "empty.npz is not a readable npz"),
+        ("a.npz pickled.npz --design paired --out o", "pickled.npz is not a readable npz"),
+        (
+            "a.npz nan.npz --design paired --out o",
+            "nan.npz: predicted must be whole class indices; it has NaN",
+        ),
+        ("a.npz margins.npz --design paired --out o", "margins.npz: margin has NaN"),
+        ("a.npz lacking.npz --design paired --out o", "lacking.npz lacks predicted"),
+        ("a.npz other.npz --design paired --out o", "different samples"),
+        (
+            "a.npz one.npz --design independent --out o",
+            "at least 2 models are needed on each side, not 4 and 1",
+        ),
+        ("a.npz three.npz --design paired --out o", "a paired design needs equal K, not 4 and 3"),
+    ],
+)
+def test_bad_input_of_a_comparison(complaint: Complaint, elsewhere: Path, argv: str, expected: str) -> None:
+    whole = Path(predictions(elsewhere / "a.npz")).read_bytes()
+    (elsewhere / "cut.npz").write_bytes(whole[: len(whole) // 2])
+    (elsewhere / "noise.npz").write_bytes(np.random.default_rng(0).bytes(500))
+    (elsewhere / "empty.npz").write_bytes(b"")
+    predictions(elsewhere / "pickled.npz", label=np.array([{}] * 30, dtype=object))
+    predictions(elsewhere / "nan.npz", predicted=np.full((4, 30), np.nan))
+    predictions(elsewhere / "margins.npz", margin=np.full((4, 30), np.nan))
+    np.savez(elsewhere / "lacking.npz", sample_id=np.arange(30))
+    predictions(elsewhere / "other.npz", sample_id=np.array([f"t{i}" for i in range(30)]))
+    predictions(elsewhere / "one.npz", k=1)
+    predictions(elsewhere / "three.npz", k=3)
+    assert expected in complaint("compare", *argv.split())
+
+
+@pytest.mark.parametrize("command", ["gallery", "figures"])
+def test_what_is_no_run_is_not_drawn(complaint: Complaint, elsewhere: Path, command: str) -> None:
+    (elsewhere / "foreign").mkdir()
+    (elsewhere / "foreign" / "report.json").write_text('{"name": "a package"}')
+    (elsewhere / "file").write_text("x")
+    assert "foreign/report.json is not a report" in complaint(command, "foreign")
+    assert "absent is not a run" in complaint(command, "absent")
+    assert "file is not a run" in complaint(command, "file")
+    assert ". is not a run" in complaint(command, ".")
+    assert "RUN" in complaint(command)
+    assert "two" in complaint(command, "one", "two")
+
+
+@pytest.mark.filterwarnings("ignore:Glyph:UserWarning")
+def test_a_damaged_run_is_not_drawn(complaint: Complaint, report: Any, elsewhere: Path) -> None:
+    Report(report.document, report.tables, report.exhibits).save(elsewhere / "run")
+    (elsewhere / "run" / "tables" / "pies.csv").unlink()
+    for command in ("gallery", "figures"):
+        assert "run lacks tables/pies.csv" in complaint(command, "run")
+
+
+# --- what is printed
+
+
+def test_messages_are_one_line_on_a_terminal_too(
+    complaint: Complaint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "60")
+    assert complaint("report", "--merge", "0.5", "--bogus") == "pie: Unrecognized options: --bogus\n"
+    assert complaint("report", "--merge", "0.5", "--members", "1") == (
+        "pie: --members must be at least 2, not 1: one model is no population\n"
+    )
+
+
+def test_debug_shows_where_and_keeps_the_status(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["gallery", "absent", "--debug"]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "expected"),
+    [
+        (KeyboardInterrupt(), 130, "pie: interrupted; the same command goes on from here\n"),
+        (RuntimeError("two\nlines"), 1, "pie: failed: RuntimeError: two lines (--debug shows where)\n"),
+    ],
+)
+def test_failures_have_a_status_of_their_own(
+    error: BaseException,
+    status: int,
+    expected: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(flags: object) -> None:
+        raise error
+
+    monkeypatch.setitem(cli._COMMANDS, "gallery", (cli.Gallery, fail))
+    assert cli.main(["gallery", "x"]) == status
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err) == ("", expected)
+
+
+def test_the_overview_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--help"]) == 0
+    text = capsys.readouterr().out
+    for command in ("report", "compare", "gallery", "figures", "train"):
+        assert f"\n  {command} " in text
+    assert cli.main([]) == 2
+    assert capsys.readouterr().out == text
+
+
+@pytest.mark.parametrize("command", ["report", "compare", "gallery", "figures", "train"])
+def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main([command, "--help"])
+    assert not stop.value.code
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    assert f"usage: pie {command}" in printed.out
+    assert f"example: {'pie' if command != 'report' else 'pie-report'}" in printed.out
+    if command == "report":
+        flags = (
+            "model merge prune filters random data data-dir download members probe repair store out force"
+            " seed device json quiet debug width epochs"
+        )
+        for flag in flags.split():
+            assert f"--{flag}" in printed.out
+        for default in ("simclr_r18", "digits", "10", "frozen", "bn", "auto"):
+            assert f"(default: {default})" in " ".join(printed.out.split())
+
+
+HEAVY = ("torch", "torchvision", "pandas", "matplotlib", "sklearn", "scipy", "lightly", "numpy")
+
+
+def run_program(entry: str, *argv: str, absent: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+    """The program in a fresh interpreter, which says at its end what of ``absent`` it has loaded."""
+    script = (
+        "import atexit, sys; from pie_report import cli; sys.argv = sys.argv[:1] + sys.argv[2:];"
+        f"loaded = lambda: [n for n in {absent!r} if n in sys.modules];"
+        "atexit.register(lambda: print('loaded', loaded(), file=sys.stderr));"
+        f"sys.exit(cli.{entry}())"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", script, "pie", *argv], capture_output=True, text=True, check=False, timeout=120
+    )
+
+
+@pytest.mark.parametrize(
+    ("entry", "argv", "expected"),
+    [
+        ("main", ("--help",), "usage: pie COMMAND"),
+        ("main", ("--version",), "pie-toolkit "),
+        ("main", ("report", "--help"), "usage: pie report"),
+        ("main_report", ("--help",), "usage: pie report"),
+        ("main_report", ("--version",), "pie-toolkit "),
+    ],
+)
+def test_help_and_version_load_nothing_heavy(entry: str, argv: tuple[str, ...], expected: str) -> None:
+    done = run_program(entry, *argv, absent=HEAVY)
+    assert (done.returncode, done.stderr) == (0, "loaded []\n")
+    assert done.stdout.startswith(expected)
+
+
+def test_a_short_name_for_the_main_job() -> None:
+    done = run_program("main_report", "--merge", "2")
+    assert done.returncode == 2
+    assert done.stderr.startswith("pie: --merge must be an amount in [0, 1), not 2\n")
+
+
+def test_the_installed_programs_are_these() -> None:
+    from importlib.metadata import entry_points
+
+    scripts = {e.name: e.value for e in entry_points(group="console_scripts")}
+    assert scripts["pie"] == "pie_report.cli:main"
+    assert scripts["pie-report"] == "pie_report.cli:main_report"
+
+
+# --- pie compare, whole
+
+
+def test_a_comparison_from_files_to_a_folder(
+    complaint: Complaint, elsewhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = predictions(elsewhere / "a.npz"), predictions(elsewhere / "b.npz", k=6)
+    command = ["compare", *files, "--design", "independent", "--out", "cmp"]
+    done = run_program("main", *command, absent=("torch", "torchvision", "lightly", "captum"))
+    assert (done.returncode, done.stderr) == (0, "loaded []\n")
+    assert done.stdout == f"{elsewhere / 'cmp' / 'index.html'}\n"
+    run = everything(elsewhere / "cmp")
+    assert {"index.html", "report.json", "tables/pies.csv", "tables/summary.csv", "figures/pies.pdf"} <= set(
+        run
+    )
+    assert not {"gallery", "exhibits.npz"} & set(run)
+    assert not (elsewhere / "store").exists()
+
+    # the same again: the same bytes, and the document on standard output
+    assert cli.main([*command, "--json"]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out) == json.loads((elsewhere / "cmp" / "report.json").read_text())
+    assert printed.out == (elsewhere / "cmp" / "report.json").read_text()
+    assert printed.err == ""
+    assert everything(elsewhere / "cmp") == run
+
+    # another spec: refused, unless forced
+    refused = complaint(*command, "--seed", "1")
+    assert (
+        "cmp holds the report of 'pie compare DENSE.npz COMPRESSED.npz --design independent --seed 0'"
+        in refused
+    )
+    assert "--force" in refused
+    assert cli.main([*command, "--seed", "1", "--force"]) == 0
+    assert json.loads((elsewhere / "cmp" / "report.json").read_text())["spec"]["seed"] == 1
+    capsys.readouterr()
+
+    # its figures can be drawn again, a gallery it has none
+    assert "cmp has no images to show" in complaint("gallery", "cmp")
+    before = everything(elsewhere / "cmp")
+    assert cli.main(["figures", "cmp"]) == 0
+    assert capsys.readouterr().out == f"{elsewhere / 'cmp' / 'figures'}\n"
+    assert everything(elsewhere / "cmp") == before
+
+
+def test_a_store_has_three_places(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cli.Places().open_store().root == elsewhere / "store"
+    assert cli.Places(store=Path("mine")).open_store().root == Path("mine")
+    monkeypatch.delenv("PIE_STORE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(elsewhere / "cache"))
+    if os.name == "posix" and sys.platform != "darwin":
+        assert cli.Places().open_store().root == elsewhere / "cache" / "pie-toolkit"

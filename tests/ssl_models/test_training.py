@@ -1,0 +1,129 @@
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from population.spec import TrainingSpec
+from ssl_models import build_model, load_data
+from ssl_models.backbones import Classifier
+from ssl_models.presets import preset
+from ssl_models.training import DivergedError, train
+
+
+@pytest.fixture(scope="module")
+def digits() -> tuple[torch.Tensor, torch.Tensor]:
+    split = load_data("digits", data_dir=None, download=False).train
+    return torch.from_numpy(split.images[:300]), torch.from_numpy(split.samples.label[:300])
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def spec(objective: str, **changes: object) -> TrainingSpec:
+    chosen = replace(preset("digits", objective).training, epochs=2, batch_size=64)
+    return replace(chosen, **changes)  # type: ignore[arg-type]
+
+
+def network(objective: str, seed: int = 0) -> Classifier:
+    return build_model(
+        f"{objective}_r18", num_classes=10, in_channels=1, width=2, seed=seed, mean=[0.3], std=[0.37]
+    )
+
+
+def trained(
+    objective: str, data: tuple[torch.Tensor, torch.Tensor], *, seed: int, **changes: object
+) -> tuple[dict[str, torch.Tensor], list[float]]:
+    model = network(objective)
+    losses = train(model, objective, *data, spec=spec(objective, **changes), seed=seed)
+    assert not model.training
+    return model.state_dict(), losses
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("objective", ["supervised", "simclr", "byol"])
+def test_the_seed_decides_every_bit(objective: str, digits: tuple[torch.Tensor, torch.Tensor]) -> None:
+    first, losses = trained(objective, digits, seed=3)
+    torch.rand(7)
+    again, losses_again = trained(objective, digits, seed=3)
+    other, losses_other = trained(objective, digits, seed=4)
+    assert same(first, again)
+    assert losses == losses_again
+    assert len(losses) == 2
+    assert not torch.equal(first["encoder.conv1.weight"], other["encoder.conv1.weight"])
+    assert losses != losses_other
+
+
+@pytest.mark.parametrize("objective", ["supervised", "simclr", "byol"])
+def test_global_state_is_left_as_it_was(objective: str, digits: tuple[torch.Tensor, torch.Tensor]) -> None:
+    torch.manual_seed(11)
+    before = torch.get_rng_state()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        trained(objective, digits, seed=3, epochs=1)
+        assert torch.equal(torch.get_rng_state(), before)
+        assert torch.are_deterministic_algorithms_enabled()
+        assert torch.is_deterministic_algorithms_warn_only_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    trained(objective, digits, seed=3, epochs=1)
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.parametrize("objective", ["simclr", "byol"])
+def test_contrastive_training_looks_at_no_labels_and_leaves_the_head(
+    objective: str, digits: tuple[torch.Tensor, torch.Tensor]
+) -> None:
+    images, labels = digits
+    first, _ = trained(objective, (images, labels), seed=3, epochs=1)
+    other, _ = trained(objective, (images, labels.flip(0)), seed=3, epochs=1)
+    assert same(first, other)
+    start = network(objective).state_dict()
+    assert torch.equal(first["head.weight"], start["head.weight"])
+    assert not torch.equal(first["encoder.conv1.weight"], start["encoder.conv1.weight"])
+
+
+def test_supervised_training_changes_the_head(digits: tuple[torch.Tensor, torch.Tensor]) -> None:
+    after, _ = trained("supervised", digits, seed=3, epochs=1)
+    assert not torch.equal(after["head.weight"], network("supervised").state_dict()["head.weight"])
+
+
+@pytest.mark.parametrize("objective", ["supervised", "simclr"])
+def test_losses_fall(objective: str, digits: tuple[torch.Tensor, torch.Tensor]) -> None:
+    _, losses = trained(objective, digits, seed=0, epochs=6)
+    assert losses[-1] < losses[0] - 0.2
+    assert np.argmin(losses) >= 3
+
+
+def test_a_loss_that_is_not_finite_is_an_error(digits: tuple[torch.Tensor, torch.Tensor]) -> None:
+    with pytest.raises(DivergedError, match=r"the loss of seed 3 is (nan|inf) in epoch 1"):
+        trained("supervised", digits, seed=3, learning_rate=1e30)
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_fewer_images_than_a_batch_are_one_batch(digits: tuple[torch.Tensor, torch.Tensor]) -> None:
+    few = digits[0][:20], digits[1][:20]
+    after, losses = trained("simclr", few, seed=0, epochs=3)
+    assert len(losses) == 3
+    assert not torch.equal(
+        after["encoder.conv1.weight"], network("simclr").state_dict()["encoder.conv1.weight"]
+    )
+
+
+def test_the_first_step_is_adams(digits: tuple[torch.Tensor, torch.Tensor]) -> None:
+    # One step, whose warm-up has rate 1: Adam's first step moves a weight by the learning rate, against
+    # its gradient's sign, after a decay by rate x decay.
+    few = digits[0][:20], digits[1][:20]
+    start = network("supervised").state_dict()
+    after, _ = trained("supervised", few, seed=0, epochs=1, learning_rate=0.01, weight_decay=0.5)
+    moved = (after["head.bias"] - start["head.bias"] * (1 - 0.01 * 0.5)).abs()
+    torch.testing.assert_close(moved, torch.full_like(moved, 0.01), rtol=1e-3, atol=0)
