@@ -44,7 +44,8 @@ def build_compressed(model: nn.Module, plan: CompressionPlan, groups: Sequence[C
     parts_by_axis = _parts_by_axis(plan, by_name)
     for name, mask in plan.masks.items():
         state[name] = state[name] * mask.to(state[name].device)
-    for (tensor, axis), parts in parts_by_axis.items():
+    # Each axis rounds to the tensor's type, so that their order has to be the same for a plan from a file.
+    for (tensor, axis), parts in sorted(parts_by_axis.items(), key=lambda item: item[0]):
         state[tensor] = merge_axis(state[tensor], axis, parts)
     for name, value in plan.tensors.items():
         if name not in state or state[name].shape != value.shape:
@@ -57,7 +58,7 @@ def build_compressed(model: nn.Module, plan: CompressionPlan, groups: Sequence[C
         if id(old) in new:
             _replace_tensor(compressed, name, new[id(old)])
     for name, clusters in plan.clusters.items():
-        for padding in by_name[name].paddings if _changes(clusters) else ():
+        for padding in by_name[name].paddings if changes(clusters) else ():
             path, _, leaf = padding.module.rpartition(".")
             select = SelectChannels(compressed.get_submodule(padding.module), padding, clusters)
             setattr(compressed.get_submodule(path), leaf, select)
@@ -102,25 +103,26 @@ def _check_plan(plan: CompressionPlan, groups: dict[str, ChannelGroup], state: d
             raise InputError(f"the plan's mask {name!r} does not fit the model")
 
 
-_Part = tuple[ChannelSlice, NDArray[np.int64]]
+Part = tuple[ChannelSlice, NDArray[np.int64]]
 
 
 def _parts_by_axis(
     plan: CompressionPlan, groups: dict[str, ChannelGroup]
-) -> dict[tuple[str, int], list[_Part]]:
+) -> dict[tuple[str, int], list[Part]]:
     """Which slices change each axis: several groups meet on one axis after a concatenation."""
-    parts: dict[tuple[str, int], list[_Part]] = defaultdict(list)
+    parts: dict[tuple[str, int], list[Part]] = defaultdict(list)
     for name, clusters in plan.clusters.items():
-        for piece in groups[name].slices if _changes(clusters) else ():
+        for piece in groups[name].slices if changes(clusters) else ():
             parts[piece.tensor, piece.axis].append((piece, clusters))
     return parts
 
 
-def _changes(clusters: NDArray[np.int64]) -> bool:
+def changes(clusters: NDArray[np.int64]) -> bool:
+    """Whether a group's clusters merge or remove any channel."""
     return len(np.unique(clusters)) < len(clusters) or bool(clusters.min() < 0)
 
 
-def merge_axis(tensor: Tensor, axis: int, parts: Sequence[_Part]) -> Tensor:
+def merge_axis(tensor: Tensor, axis: int, parts: Sequence[Part]) -> Tensor:
     """Replaces the positions of each cluster by their mean (role ``out``) or sum (role ``in``).
 
     Args:

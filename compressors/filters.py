@@ -38,8 +38,8 @@ def prune_filters(
         seed: of the choice for ``random``; the norms draw nothing, and equal norms keep the earlier
             channel.
         norm: ``l1``, ``l2``, or ``random`` for a random choice.
-        repair: ``none``, ``data-free`` (nothing to correct here) or ``bn``.
-        calibration: batches of inputs for ``bn``.
+        repair: ``none``, ``data-free`` (nothing to correct here), ``bn`` or ``least-squares``.
+        calibration: batches of inputs for the last two.
 
     Raises:
         InputError: if an argument is out of range, or the model cannot be traced or holds NaN.

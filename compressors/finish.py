@@ -24,10 +24,11 @@ from compressors.cost import measure_cost
 from compressors.exactness import is_exact, leave_inexact_dense
 from compressors.groups import GroupSearch, find_groups
 from compressors.repair.data_free import corrected_scales
+from compressors.repair.least_squares import refit_layers
 from compressors.repair.recalibrate import batchnorm_statistics
 from population.errors import InputError, unknown_name
 
-REPAIRS = ("none", "data-free", "bn")
+REPAIRS = ("none", "data-free", "bn", "least-squares")
 
 
 #: Maps a group, some of its channels and a number k below theirs to a cluster in [0, k) for each of
@@ -53,8 +54,8 @@ def compress_channels(
         method: name for the plan.
         amount: fraction of channels to remove in every group, in [0, 1).
         choose: says which channels of a group become one.
-        repair: ``none``, ``data-free`` or ``bn``.
-        calibration: batches of inputs for ``bn``.
+        repair: one of ``REPAIRS``.
+        calibration: batches of inputs for ``bn`` and ``least-squares``.
 
     Raises:
         InputError: if an argument is out of range, or the model cannot be traced or holds NaN.
@@ -95,8 +96,9 @@ def finish(
         search: the dense model's groups.
         example_inputs: a batch, or None where operations need not be counted.
         amount: as requested.
-        repair: ``none``, ``data-free`` (merged channels' variance) or ``bn``.
-        calibration: batches of inputs for ``bn``.
+        repair: ``none``, ``data-free`` (merged channels' variance), ``bn`` (statistics re-estimated) or
+            ``least-squares`` (changed layers fitted again).
+        calibration: batches of inputs for the last two.
     """
     if repair not in REPAIRS:
         raise unknown_name("repair", repair, REPAIRS)
@@ -107,6 +109,11 @@ def finish(
     elif repair == "bn":
         statistics = batchnorm_statistics(compressed, calibration)
         plan, images = replace(plan, tensors=statistics.tensors), statistics.images
+    elif repair == "least-squares":
+        if plan.masks:
+            raise InputError("least-squares repair is for methods that remove channels; choose bn or none")
+        refit = refit_layers(model, compressed, plan, search.groups, calibration)
+        plan, images = replace(plan, tensors=refit.tensors), refit.images
     if plan.tensors:
         compressed = build_compressed(model, plan, search.groups)
     changes = _group_changes(search.groups, plan, amount)

@@ -16,7 +16,7 @@ FORMAT = 1
 
 METHOD_NAMES = ("merge", "prune", "filters", "random")
 PROBES = ("frozen", "refit")
-REPAIRS = ("none", "data-free", "bn")
+REPAIRS = ("none", "data-free", "bn", "least-squares")
 DEVICES = ("auto", "cpu", "cuda")
 
 
@@ -97,7 +97,7 @@ class CompressionSpec:
     Attributes:
         method: ``merge``, ``prune``, ``filters``, ``random``, or ``identity``, which changes nothing.
         amount: fraction in [0, 1): channels removed per coupled group, or weights set to zero for ``prune``.
-        repair: ``none``, ``data-free`` or ``bn``, applied after the weights are edited.
+        repair: one of ``REPAIRS``, applied after the weights are edited.
         probe: ``frozen`` keeps the classifier, ``refit`` fits it again on the compressed encoder.
 
     Raises:
@@ -195,8 +195,9 @@ class ReportSpec:
         filters: fractions of channels to remove by the L1 norm of their filters.
         random: fractions of channels to remove at random.
         probe: the classifier after compression: frozen (kept) or refit (fitted again).
-        repair: after compression: none, data-free (variance correction of merged channels) or bn
-            (BatchNorm statistics re-estimated on training images).
+        repair: after compression: none, data-free (variance correction of merged channels), bn
+            (BatchNorm statistics re-estimated on training images) or least-squares (every layer fitted
+            again on training images).
 
     Raises:
         InputError: if a value is out of range or nothing is to be compressed.
@@ -213,6 +214,8 @@ class ReportSpec:
     def __post_init__(self) -> None:
         if not self.conditions:
             raise InputError("nothing to compare: give at least one of --merge, --prune, --filters, --random")
+        if self.repair == "least-squares" and self.prune:
+            raise InputError("--repair least-squares fits layers that lost channels; it does not go with --prune")
         titles = [c.title for c in self.conditions]
         if len(set(titles)) < len(titles):
             raise InputError("the same method and amount is given twice")

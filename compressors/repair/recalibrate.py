@@ -9,7 +9,7 @@ from compressors.contract import Calibration
 from compressors.running import copy_model, run_model
 from population.errors import InputError
 
-_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +46,7 @@ def recalibrate_batchnorm(model: nn.Module, calibration: Calibration) -> nn.Modu
 def batchnorm_statistics(model: nn.Module, calibration: Calibration | None) -> Recalibration:
     """Computes what ``recalibrate_batchnorm`` sets."""
     twin = copy_model(model)
-    norms = {n: m for n, m in twin.named_modules() if isinstance(m, _BATCH_NORMS) and m.track_running_stats}
+    norms = {n: m for n, m in twin.named_modules() if isinstance(m, BATCH_NORMS) and m.track_running_stats}
     if not norms:
         raise InputError("the model has no BatchNorm statistics to re-estimate; choose another repair")
     for norm in norms.values():

@@ -6,33 +6,32 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
+from torchvision.models.resnet import BasicBlock
 
 from compressors import CompressionPlan, apply_plan
 from compressors.contract import channels_kept, model_digest
 from pie_report.methods import METHODS
 from population.errors import InputError
-from ssl_models import build_model
 
 CHANNEL_METHODS = ("merge", "filters", "random")
-SIZES = {
-    "encoder.conv1": 4, "encoder.layer1.0.conv1": 4, "encoder.layer1.1.conv1": 4,
-    "encoder.layer2.0.conv1": 8, "encoder.layer2.0.conv2": 8, "encoder.layer2.1.conv1": 8,
-    "encoder.layer3.0.conv1": 16, "encoder.layer3.0.conv2": 16, "encoder.layer3.1.conv1": 16,
-    "encoder.layer4.0.conv1": 32, "encoder.layer4.0.conv2": 32, "encoder.layer4.1.conv1": 32,
-}  # fmt: skip
-
 every_method = pytest.mark.parametrize("method", METHODS)
 
 
 def _model(seed=0):
-    model = build_model("simclr_r18", num_classes=3, in_channels=1, width=4, seed=seed)
+    """Two residual blocks, with four groups of channels, and random norms."""
+    model = nn.Sequential()
+    model.conv1, model.bn1 = nn.Conv2d(1, 5, 3, padding=1, bias=False), nn.BatchNorm2d(5)
+    model.block1 = BasicBlock(5, 5)
+    shortcut = nn.Sequential(nn.Conv2d(5, 8, 1, stride=2, bias=False), nn.BatchNorm2d(8))
+    model.block2 = BasicBlock(5, 8, 2, shortcut)
+    model.pool, model.flat, model.head = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)
     generator = torch.Generator().manual_seed(seed)
     for name, tensor in model.state_dict().items():
-        if name.endswith(("running_mean", "bias")):
-            tensor.copy_(torch.rand(tensor.shape, generator=generator) - 0.5)
-        elif tensor.dim() == 1 and tensor.is_floating_point():
-            tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.5)
-    return model
+        if tensor.is_floating_point():
+            low = 0.5 if tensor.dim() == 1 and not name.endswith(("mean", "bias")) else -0.5
+            tensor.copy_(torch.rand(tensor.shape, generator=generator) + low)
+    return model.eval()
 
 
 X = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(1))
@@ -47,21 +46,26 @@ def _state(model):
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
 
-def _same(a, b):
-    return a.keys() == b.keys() and all(a[k].dtype == b[k].dtype and torch.equal(a[k], b[k]) for k in a)
+def _differing(a, b):
+    """Names of tensors that are not bit-equal in two state dicts."""
+    return [n for n in {**a, **b} if n not in a or n not in b or _bytes(a[n]) != _bytes(b[n])]
+
+
+def _bytes(tensor):
+    return tensor.dtype, tuple(tensor.shape), tensor.contiguous().numpy().tobytes()
 
 
 @pytest.mark.parametrize("repair", ["none", "data-free", "bn"])
 @every_method
 def test_the_model_and_the_random_state_are_left_as_they_were(method, repair):
     model = _model().train()
-    model.encoder.bn1.eval()
+    model.bn1.eval()
     model.head.weight.requires_grad_(False)
     state, training = _state(model), [m.training for m in model.modules()]
     frozen = [p.requires_grad for p in model.parameters()]
     torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
     _run(method, model, repair=repair, calibration=CALIBRATION)
-    assert _same(state, _state(model))
+    assert _differing(state, _state(model)) == []
     assert training == [m.training for m in model.modules()]
     assert frozen == [p.requires_grad for p in model.parameters()]
     assert torch.equal(torch_state, torch.get_rng_state())
@@ -109,7 +113,7 @@ def test_cost_falls_with_the_amount(method):
 def test_amount_zero_changes_nothing(method):
     model = _model()
     result = _run(method, model, amount=0.0)
-    assert _same(_state(result.model), _state(model))
+    assert _differing(_state(result.model), _state(model)) == []
     with torch.no_grad():
         assert torch.equal(result.model(X), model(X))
     assert result.cost.after == result.cost.before
@@ -121,11 +125,11 @@ def test_amount_zero_changes_nothing(method):
 def test_equal_seeds_give_equal_bytes_and_only_random_methods_depend_on_the_seed(method):
     model = _model()
     first, again, other = (_state(_run(method, model, seed=s).model) for s in (7, 7, 8))
-    assert _same(first, again)
+    assert _differing(first, again) == []
     if method == "random":
-        assert not _same(first, other)
+        assert _differing(first, other)
     elif method != "merge":
-        assert _same(first, other)
+        assert _differing(first, other) == []
 
 
 @pytest.mark.parametrize("repair", ["none", "data-free", "bn"])
@@ -137,7 +141,7 @@ def test_a_saved_plan_rebuilds_the_model_bit_for_bit(method, repair, tmp_path):
     result.plan.save(tmp_path / "plan")
     plan = CompressionPlan.load(tmp_path / "plan")
     rebuilt = apply_plan(model, plan, X)
-    assert _same(_state(rebuilt), _state(result.model))
+    assert _differing(_state(rebuilt), _state(result.model)) == []
     with torch.no_grad():
         assert torch.equal(rebuilt(X), result.model(X))
     assert (plan.method, plan.model_digest) == (result.plan.method, model_digest(model))
@@ -155,20 +159,23 @@ def test_a_repair_with_data_changes_only_norm_statistics(method):
     assert differing == statistics
 
 
-@pytest.mark.parametrize("amount", [0.1, 0.3, 0.5, 0.75, 0.9, 0.99])
+@pytest.mark.parametrize("amount", [0.1, 0.5, 0.9])
 @pytest.mark.parametrize("method", CHANNEL_METHODS)
-def test_every_group_keeps_the_promised_number_of_channels(method, amount):
-    result = _run(method, _model(), amount=amount)
-    kept = {name: max(1, round(n * (1 - amount))) for name, n in SIZES.items()}
+def test_every_group_keeps_the_promised_number_of_channels(networks, method, amount):
+    model, x, groups = networks.resnet()
+    result = _run(method, model, amount=amount, x=x)
+    sizes = {g.name: g.size for g in groups}
+    kept = {name: max(1, round(n * (1 - amount))) for name, n in sizes.items()}
     assert {g.name: g.channels_after for g in result.cost.groups} == kept
-    assert {g.name: g.channels_before for g in result.cost.groups} == SIZES
+    assert {g.name: g.channels_before for g in result.cost.groups} == sizes
     modules = dict(result.model.named_modules())
-    assert {name: len(modules[name].weight) for name in SIZES} == kept
+    for group in groups:
+        assert {len(modules[layer].weight) for layer in group.producers} == {kept[group.name]}
     assert result.cost.requested == amount
-    assert result.cost.achieved == pytest.approx(1 - sum(kept.values()) / sum(SIZES.values()))
+    assert result.cost.achieved == pytest.approx(1 - sum(kept.values()) / sum(sizes.values()))
     for group in result.cost.groups:
         assert group.requested == amount
-        assert group.achieved == pytest.approx(1 - kept[group.name] / SIZES[group.name])
+        assert group.achieved == pytest.approx(1 - kept[group.name] / sizes[group.name])
     assert modules["head"].weight.shape == (3, kept["encoder.layer4.0.conv2"])
     assert set(result.cost.left_dense) == {"head"}
 
@@ -183,7 +190,7 @@ def test_channels_kept(size, amount, kept):
 
 def _nan_model(value):
     model = _model()
-    model.encoder.layer2[0].conv1.weight.data[0, 0, 0, 0] = value
+    model.block2.conv1.weight.data[0, 0, 0, 0] = value
     return model
 
 
@@ -195,7 +202,7 @@ BAD = {
     "amount infinite": {"amount": float("inf")},
     "unknown repair": {"repair": "bm"},
     "example with other channels": {"x": torch.rand(2, 3, 8, 8)},
-    "example without batch": {"x": torch.rand(8, 8)},
+    "example without batch": {"x": torch.rand(3, 8, 8)},
     "empty example": {"x": torch.rand(0, 1, 8, 8)},
     "example is a list": {"x": [1, 2]},
     "no calibration": {"repair": "bn"},
@@ -218,14 +225,14 @@ def test_bad_arguments_are_input_errors(method, case):
     with pytest.raises(InputError) as error:
         _run(method, model, **BAD[case])
     assert "\n" not in str(error.value)
-    assert _same(state, _state(model))
+    assert _differing(state, _state(model)) == []
     assert all(m.training for m in model.modules())
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @every_method
 def test_a_model_with_nan_or_infinity_is_refused_by_name(method, value):
-    with pytest.raises(InputError, match=r"encoder\.layer2\.0\.conv1\.weight"):
+    with pytest.raises(InputError, match=r"block2\.conv1\.weight"):
         _run(method, _nan_model(value))
 
 
@@ -236,13 +243,13 @@ def test_a_plan_for_another_model_is_refused(method):
     state = _state(other)
     with pytest.raises(InputError, match="other weights"):
         apply_plan(other, plan, X)
-    assert _same(state, _state(other))
+    assert _differing(state, _state(other)) == []
 
 
 def test_one_changed_bit_of_the_model_is_noticed():
     model = _model()
     digest = model_digest(model)
-    model.encoder.conv1.weight.data[0, 0, 0, 0] *= 1 + 2**-23
+    model.conv1.weight.data[0, 0, 0, 0] *= 1 + 2**-23
     assert model_digest(model) != digest
 
 

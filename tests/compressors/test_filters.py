@@ -29,12 +29,9 @@ def test_the_channels_of_a_residual_stream_are_ranked_together(networks, norm):
 
 def test_ranking_together_is_not_ranking_by_the_first_layer(networks):
     model, x, _ = networks.resnet()
+    firsts = {"conv1": [9, 8, 1, 2], "layer1.0.conv2": [1, 2, 9, 3], "layer1.1.conv2": [1, 1, 7, 1]}
     with torch.no_grad():
-        for layer, values in {
-            "conv1": [9, 8, 1, 2],
-            "layer1.0.conv2": [1, 2, 9, 3],
-            "layer1.1.conv2": [1, 1, 7, 1],
-        }.items():
+        for layer, values in firsts.items():
             weight = model.encoder.get_submodule(layer).weight
             weight.zero_()
             weight[:, 0, 0, 0] = torch.tensor(values, dtype=torch.float32)

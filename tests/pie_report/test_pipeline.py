@@ -1,4 +1,3 @@
-import dataclasses
 import json
 import os
 import signal
@@ -42,6 +41,10 @@ class Run:
     @property
     def document(self) -> dict[str, Any]:
         return json.loads((self.out / "report.json").read_text())
+
+    @property
+    def data(self) -> str:
+        return self.argv[self.argv.index("--data") + 1]
 
     def table(self, name: str) -> pd.DataFrame:
         return pd.read_csv(self.out / "tables" / f"{name}.csv", keep_default_na=False, dtype=str)
@@ -108,8 +111,8 @@ def run(request: pytest.FixtureRequest) -> Run:
     return found
 
 
-def population(run: Run, model: str) -> Population:
-    named = PopulationSpec(model=model, members=2, epochs=1, width=4)
+def population(run: Run, model: str, data: str = "digits") -> Population:
+    named = PopulationSpec(model=model, data=data, members=2, epochs=1, width=4)
     return open_population(named, store=Store(run.store), data_dir=None, download=False)
 
 
@@ -402,19 +405,17 @@ def test_another_spec_is_refused_before_any_work(pets: Run, capsys: pytest.Captu
 
 
 def test_force_replaces_the_report_of_another_spec(pets: Run, store: Path, tmp_path: Path) -> None:
-    data = next(a for a in pets.argv if a.startswith("imagefolder:"))
     out = tmp_path / "out"
     out.mkdir()
     (out / "report.json").write_bytes((pets.out / "report.json").read_bytes())
-    options = ("--model", "supervised_r18", "--data", data, "--prune", "0.5", "--force")
+    options = ("--model", "supervised_r18", "--data", pets.data, "--prune", "0.5", "--force")
     done = report(out, store, *options)
     assert [c["condition"] for c in done.document["compressed"]] == ["prune 0.5"]
 
 
 def test_training_alone_fills_the_store(pets: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    data = next(a for a in pets.argv if a.startswith("imagefolder:"))
     capsys.readouterr()
-    command = ["train", "--model", "supervised_r18", "--data", data, *TINY, "--store", str(pets.store)]
+    command = ["train", "--model", "supervised_r18", "--data", pets.data, *TINY, "--store", str(pets.store)]
     assert cli.main(command) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[:3] for line in lines] == [["seed", "0", "accuracy"], ["seed", "1", "accuracy"]]
@@ -434,11 +435,11 @@ def wait_for(condition: Any, process: subprocess.Popen[bytes]) -> None:
         time.sleep(0.002)
 
 
-def test_a_killed_run_goes_on_and_ends_in_the_same_report(unchanged: Run, tmp_path: Path) -> None:
+def test_a_killed_run_goes_on_and_ends_in_the_same_report(pets: Run, tmp_path: Path) -> None:
     store, out = tmp_path / "store", tmp_path / "out"
-    command = ["report", *UNCHANGED, *TINY, "--store", str(store), "--out", str(out)]
+    command = [{str(pets.store): str(store), str(pets.out): str(out)}.get(a, a) for a in pets.argv]
     members = store / "members"
-    people = population(dataclasses.replace(unchanged, store=store), "supervised_r18")
+    people = population(pets, "supervised_r18", pets.data)
     first, second = (key(people.spec(i)) for i in range(2))
 
     process = subprocess.Popen(
@@ -459,14 +460,13 @@ def test_a_killed_run_goes_on_and_ends_in_the_same_report(unchanged: Run, tmp_pa
 
     assert cli.main(command) == 0
     assert (members / first / "model.safetensors").stat().st_mtime_ns == kept
-    assert (out / "report.json").read_bytes() == (unchanged.out / "report.json").read_bytes()
-    assert contents(out) == contents(unchanged.out)
+    assert (out / "report.json").read_bytes() == (pets.out / "report.json").read_bytes()
+    assert contents(out) == contents(pets.out)
     assert not list(store.rglob("*.partial"))
 
 
 def test_worker_processes_make_the_same_report(pets: Run, tmp_path: Path) -> None:
-    data = next(a for a in pets.argv if a.startswith("imagefolder:"))
-    options = ("--model", "supervised_r18", "--data", data, "--random", "0.5")
+    options = ("--model", "supervised_r18", "--data", pets.data, "--random", "0.5")
     two_workers = ("--members", "2", "--epochs", "1", "--width", "4", "--workers", "2", "--quiet")
     done = report(tmp_path / "out", tmp_path / "store", *options, tiny=two_workers)
     assert (done.out / "report.json").read_bytes() == (pets.out / "report.json").read_bytes()
