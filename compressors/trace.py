@@ -422,6 +422,13 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Layer and group norms."""
         self._give_up(call, "a norm takes statistics over its channels")
 
+    def restride(self, call: "_Call") -> None:
+        """Another layout in memory, as pooling ends with; not if it is used to move data."""
+        if tuple(call.args[1]) == tuple(self.labels_of(call.args[0]).shape):
+            self.elementwise(call)
+        else:
+            self._give_up(call, "its channels are moved by as_strided")
+
     def attention(self, call: "_Call") -> None:
         """Scaled dot products of heads."""
         self._give_up(call, "attention heads have a fixed size")
@@ -487,6 +494,7 @@ _KINDS: dict[Callable[[_Tracer, _Call], None], str] = {
         _scaled_dot_product_efficient_attention _scaled_dot_product_attention_math
     """,
     _Tracer.constant: "empty zeros ones full arange new_zeros rand",
+    _Tracer.restride: "as_strided",
     _Tracer.pad: "constant_pad_nd",
     _Tracer.convolution: "convolution",
     _Tracer.cat: "cat",

@@ -30,14 +30,12 @@ class DenseResult:
         k: number of models.
         accuracy: None without labels.
         accuracy_reestimated: after the same BatchNorm re-estimation as the compressed models, or None.
-        per_class: rows of name, n, recall; None without labels.
         cost: params, macs, bytes; None if unknown.
     """
 
     k: int
     accuracy: Accuracy | None
     accuracy_reestimated: Accuracy | None
-    per_class: Sequence[Mapping[str, Any]] | None
     cost: Mapping[str, int] | None
 
 
@@ -107,7 +105,7 @@ def build_report(
             "k": dense.k,
             "accuracy": _interval(dense.accuracy),
             "accuracy_reestimated": _interval(dense.accuracy_reestimated),
-            "per_class": None if dense.per_class is None else [dict(row) for row in dense.per_class],
+            "per_class": _dense_recalls(conditions[0].classes),
             "cost": None if dense.cost is None else dict(dense.cost),
         },
         "compressed": [_condition_document(c) for c in conditions],
@@ -119,6 +117,13 @@ def _environment(with_models: bool) -> dict[str, str | None]:
     versions: dict[str, str | None] = {"python": python_version(), "pie-toolkit": version("pie-toolkit")}
     versions |= {name: version(name) for name in _LIBRARIES}
     return versions | {name: version(name) if with_models else None for name in _MODEL_LIBRARIES}
+
+
+def _dense_recalls(classes: ClassDeltas | None) -> list[dict[str, Any]] | None:
+    """Recalls before compression; they are the same beside every condition."""
+    if classes is None:
+        return None
+    return records(classes.table[["name", "n", "recall_dense"]].rename(columns={"recall_dense": "recall"}))
 
 
 def _interval(accuracy: Accuracy | None) -> dict[str, float] | None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from analysis.recall import class_deltas, population_accuracy
 from pie.identify import find_pies
-from pie_report.assemble import ConditionResult, DenseResult, build_report, records
+from pie_report.assemble import ConditionResult, DenseResult, build_report
 from pie_report.report import Report
 from population.errors import InputError, unknown_name
 from population.predictions import Predictions
@@ -96,10 +96,6 @@ def compare(dense: Predictions, compressed: Predictions, *, design: str, seed: i
     pies = find_pies(dense, compressed, design=chosen, seed=seed)
     labelled = dense.label is not None
     classes = class_deltas(dense, compressed, design=chosen, seed=seed) if labelled else None
-    per_class = None
-    if classes is not None:
-        columns = classes.table[["name", "n", "recall_dense"]]
-        per_class = records(columns.rename(columns={"recall_dense": "recall"}))
     sections = describe_pair(dense, compressed, design=design, seed=seed)
     result = ConditionResult(
         condition=_CONDITION,
@@ -124,7 +120,6 @@ def compare(dense: Predictions, compressed: Predictions, *, design: str, seed: i
             k=dense.k,
             accuracy=population_accuracy(dense, seed=seed) if labelled else None,
             accuracy_reestimated=None,
-            per_class=per_class,
             cost=None,
         ),
         conditions=[result],

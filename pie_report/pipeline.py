@@ -13,7 +13,7 @@ from analysis.recall import class_deltas, population_accuracy
 from figures.gallery.exhibits import Exhibits
 from pie.identify import PieTable, find_pies
 from pie_report import explanations
-from pie_report.assemble import ConditionResult, DenseResult, build_report, records
+from pie_report.assemble import ConditionResult, DenseResult, build_report
 from pie_report.baselines import baseline_accuracies
 from pie_report.members import Population
 from pie_report.report import Report
@@ -174,14 +174,11 @@ def _dense_result(spec: ReportSpec, population: Population, dense: Predictions) 
     reestimated = None
     for identity in _identity(spec):
         reestimated = population_accuracy(population.compressed_population(identity), seed=seed)
-    table = class_deltas(dense, dense, design="paired", seed=seed).table
-    per_class = table[["name", "n", "recall_dense"]].rename(columns={"recall_dense": "recall"})
     costs = population.mean_costs(spec.conditions[0])["before"]
     return DenseResult(
         k=population.k,
         accuracy=population_accuracy(dense, seed=seed),
         accuracy_reestimated=reestimated,
-        per_class=records(per_class),
         cost={name: round(value) for name, value in costs.items()},
     )
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from figures.gallery.build import build_gallery
+from figures.gallery.exhibits import Exhibits
 from figures.thesis import FIGURES, draw_figures
 from pie_report.html.render import render_page
 from pie_report.report import Report, load_document
@@ -88,9 +89,9 @@ def _replace(fresh: Path, place: Path, old: Path) -> None:
 def render_run(folder: Path) -> None:
     """Draws figures, gallery and page from the data in a run folder."""
     report = Report.load(folder)
-    figures = render_figures(folder)
+    figures = _draw_figures(report, folder)
     if report.exhibits is not None:
-        render_gallery(folder)
+        _build_gallery(report, report.exhibits, folder)
     page = render_page(
         dict(report.document), report.tables, figures=figures, has_gallery=report.exhibits is not None
     )
@@ -106,7 +107,10 @@ def render_figures(folder: Path) -> list[str]:
     Raises:
         InputError: if the folder holds no report.
     """
-    report = Report.load(folder)
+    return _draw_figures(Report.load(folder), folder)
+
+
+def _draw_figures(report: Report, folder: Path) -> list[str]:
     drawn = draw_figures(report.tables, folder / "figures")
     for name in set(FIGURES) - set(drawn):  # of an earlier report
         for path in (folder / "figures").glob(f"{name}.*"):
@@ -126,6 +130,10 @@ def render_gallery(folder: Path) -> Path:
     report = Report.load(folder)
     if report.exhibits is None:
         raise InputError(f"{folder} has no images to show (predictions alone were compared)")
+    return _build_gallery(report, report.exhibits, folder)
+
+
+def _build_gallery(report: Report, exhibits: Exhibits, folder: Path) -> Path:
     spec = report.document["spec"]
     title = f"Forgotten images: {spec['model']} on {spec['data']}"
-    return build_gallery(report.tables["pies"], report.exhibits, folder / "gallery", title=title)
+    return build_gallery(report.tables["pies"], exhibits, folder / "gallery", title=title)

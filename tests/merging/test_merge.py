@@ -1,0 +1,154 @@
+import lzma
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch import nn
+from torchvision.models import resnet18
+
+from compressors import CompressionPlan, apply_plan, prune_filters
+from compressors.contract import model_digest
+from merging import merge_channels
+from population.errors import InputError
+
+NAMES = ("resnet", "lenet", "mlp", "concatenated", "reused", "two_outputs", "tokens")
+TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("name", NAMES)
+def test_copies_in_every_group_fold_without_loss(networks, name, dtype):
+    model, x, groups = networks.NETWORKS[name](seed=4)
+    model, x = model.to(dtype), x.to(dtype)
+    before = networks.outputs(model, x)
+    pairs = networks.plant_copies(model, groups)
+    dense = networks.outputs(model, x)
+    assert networks.relative_error(before, dense) > 1e-2
+    result = merge_channels(model, x, amount=0.5, seed=0)
+    assert {g.name: g.channels_after for g in result.cost.groups} == {g.name: g.size // 2 for g in groups}
+    for group, copies in pairs.items():
+        clusters = result.plan.clusters[group]
+        assert all(clusters[a] == clusters[b] for a, b in copies)
+    assert networks.relative_error(networks.outputs(result.model, x), dense) < TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_unevenly_read_copies_fold_without_loss(networks, name):
+    model, x, groups = networks.NETWORKS[name](seed=5)
+    model, x = model.double(), x.double()
+    pairs = networks.plant_copies(model, groups, share=0.9)
+    clusters = {g.name: np.arange(g.size) for g in groups}
+    for group, copies in pairs.items():
+        for original, copy in copies:
+            clusters[group][copy] = original
+    plan = CompressionPlan("merge", model_digest(model), clusters)
+    small = apply_plan(model, plan, x)
+    assert networks.relative_error(networks.outputs(small, x), networks.outputs(model, x)) < 1e-12
+    assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize("amount", [0.3, 0.6])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_merge_is_its_simulation_on_the_dense_network(networks, name, amount):
+    model, x, groups = networks.NETWORKS[name](seed=6)
+    model, x = model.double(), x.double()
+    result = merge_channels(model, x, amount=amount, seed=1)
+    networks.simulate(model, groups, result.plan.clusters)
+    error = networks.relative_error(networks.outputs(result.model, x), networks.outputs(model, x))
+    assert error < 1e-12
+
+
+def test_copies_in_every_group_of_torchvisions_resnet18_fold_without_loss(networks):
+    model = networks.randomize(resnet18(num_classes=10), 0)
+    model.fc.weight.data *= 0.1
+    networks.plant_copies(model, networks.resnet18_groups(64, "", "fc"))
+    x = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    result = merge_channels(model, x, amount=0.5, seed=0)
+    assert result.cost.after.params < 0.26 * result.cost.before.params
+    got, dense = networks.outputs(result.model, x), networks.outputs(model, x)
+    assert networks.relative_error(got, dense) < 1e-5
+    small = apply_plan(
+        model.double(), CompressionPlan("merge", model_digest(model), result.plan.clusters), x.double()
+    )
+    got, dense = networks.outputs(small, x.double()), networks.outputs(model, x.double())
+    assert networks.relative_error(got, dense) < 1e-12
+
+
+def test_the_merge_does_not_depend_on_the_order_of_channels(networks):
+    model, x, groups = networks.mlp()
+    shuffled, _, _ = networks.mlp()
+    order = torch.randperm(8, generator=torch.Generator().manual_seed(3))
+    state = shuffled.state_dict()
+    for name in ("0.weight", "0.bias", "1.weight", "1.bias", "1.running_mean", "1.running_var"):
+        state[name].copy_(state[name][order].clone())
+    state["4.weight"].copy_(state["4.weight"][:, order].clone())
+    networks.plant_copies(model, groups[1:])
+    networks.plant_copies(shuffled, groups[1:])
+    a, b = (merge_channels(m, x, amount=0.25, seed=0) for m in (model, shuffled))
+    expected, got = a.plan.clusters["0"][order.numpy()], b.plan.clusters["0"]
+    assert np.array_equal(expected[:, None] == expected, got[:, None] == got)
+
+
+def test_merging_is_nearer_to_the_dense_network_than_removing_at_random(networks):
+    ratios = []
+    for seed in range(4):
+        model, x, groups = networks.resnet(seed=seed, width=8)
+        networks.plant_copies(model, groups, seed=seed)
+        generator = torch.Generator().manual_seed(seed)
+        for parameter in model.parameters():  # nearly, not exactly, copies
+            parameter.data += 0.02 * parameter.data.std() * torch.randn(parameter.shape, generator=generator)
+        dense = networks.outputs(model, x)
+        merged = merge_channels(model, x, amount=0.5, seed=0).model
+        removed = prune_filters(model, x, amount=0.5, seed=0, norm="random").model
+        errors = [networks.relative_error(networks.outputs(m, x), dense) for m in (merged, removed)]
+        ratios.append(errors[0] / errors[1])
+    assert max(ratios) < 0.3
+
+
+@pytest.mark.parametrize("option", [{"assign": "kmean"}, {"budget": "even"}])
+def test_unknown_options_name_what_is_allowed(networks, option):
+    model, x, _ = networks.mlp()
+    with pytest.raises(InputError, match=r"kmeans|uniform"):
+        merge_channels(model, x, amount=0.5, seed=0, **option)
+
+
+def _cifar_images(folder, name, count):
+    tiles = np.asarray(Image.open(folder / "packed" / f"{name}.0.webp").convert("RGB"))
+    images = tiles.reshape(25, 32, 40, 32, 3).transpose(0, 2, 4, 1, 3).reshape(1000, 3, 32, 32)[:count]
+    mean, std = np.array([0.4914, 0.4822, 0.4465]), np.array([0.2470, 0.2435, 0.2616])
+    return torch.from_numpy(((images / 255 - mean[:, None, None]) / std[:, None, None]).astype(np.float32))
+
+
+@pytest.fixture(scope="module")
+def cifar():
+    """A trained ResNet-18, calibration images, and test images with their labels."""
+    if "PIE_TEST_DATA" not in os.environ:
+        pytest.skip("PIE_TEST_DATA does not name a folder with CIFAR-10 and trained weights")
+    folder = Path(os.environ["PIE_TEST_DATA"])
+    model = resnet18(num_classes=10)
+    model.conv1, model.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()
+    weights = load_file(folder / "weights" / "resnet18_cifar10.safetensors")
+    model.load_state_dict({n: t.float() if t.is_floating_point() else t for n, t in weights.items()})
+    index = lzma.decompress((folder / "cifar10" / "packed" / "index.txt.xz").read_bytes()).split()
+    labels = torch.tensor([int(v) for v in index[100_000:100_600:2]])
+    test = _cifar_images(folder / "cifar10", "test_batch", 300)
+    return model.eval(), _cifar_images(folder / "cifar10", "data_batch_1", 300), test, labels
+
+
+def test_on_a_trained_network_merging_beats_removing_channels_at_random(cifar):
+    model, train, test, labels = cifar
+    accuracy = {}
+    for name, compress in (("merge", merge_channels), ("random", prune_filters)):
+        extra = {"norm": "random"} if name == "random" else {}
+        result = compress(
+            model, test[:1], amount=0.5, seed=0, repair="bn", calibration=[train[:150], train[150:]], **extra
+        )
+        assert result.cost.after.params < 0.26 * result.cost.before.params
+        with torch.no_grad():
+            accuracy[name] = float((result.model(test).argmax(1) == labels).float().mean())
+    assert accuracy["merge"] > 0.5
+    assert accuracy["merge"] > accuracy["random"] + 0.2
