@@ -204,7 +204,7 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _tracked(self, tensor: Tensor) -> bool:
         return id(tensor) in self._labels or id(tensor) in self._names
 
-    def put(self, tensor: Tensor, labels: Labels) -> None:
+    def put(self, tensor: Tensor, labels: Labels | np.int64) -> None:
         """Sets the labels of a tensor, in the form that takes the least memory."""
         full = np.broadcast_to(labels, tuple(tensor.shape))
         self._labels[id(tensor)] = (tensor, np.broadcast_to(_keep(full, _varying(full)), full.shape))
@@ -223,8 +223,12 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         sources = [t for t in _tensors((call.args, call.kwargs)) if self._tracked(t)]
         for source in sources:
             self.fix(self.labels_of(source), reason)
-        for out in _tensors(call.out) if sources else []:
-            self.put(out, np.array(FIXED))
+        if sources:
+            # One label for all of the result hands the reason on to the channels that meet it.
+            result = self.trace.channels.fresh(1)
+            self.fix(result, reason)
+            for out in _tensors(call.out):
+                self.put(out, result[0])
 
     def move(self, call: "_Call") -> None:
         """Data is moved: labels are moved by the same operation."""

@@ -19,7 +19,7 @@ _PIE_FIELDS = (
     "accuracy_compressed_on_pies", "accuracy_dense_on_rest", "accuracy_compressed_on_rest",
 )  # fmt: skip
 _LIBRARIES = ("numpy", "scipy", "pandas", "scikit-learn")
-_MODEL_LIBRARIES = ("torch", "torchvision", "torch-pruning", "lightly", "captum")
+_MODEL_LIBRARIES = ("torch", "torchvision", "lightly", "captum")
 
 
 @dataclass(frozen=True, eq=False)

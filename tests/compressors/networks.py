@@ -39,8 +39,12 @@ class Net(nn.Module):
         return self.function(self, x)
 
 
-def conv(inputs, outputs, **more):
-    return nn.Conv2d(inputs, outputs, 3, padding=1, **more)
+def conv(made_from, outputs, **more):
+    return nn.Conv2d(made_from, outputs, 3, padding=1, **more)
+
+
+def inputs(*shape):
+    return torch.rand(shape, generator=torch.Generator().manual_seed(1))
 
 
 def randomize(model, seed):
@@ -90,7 +94,7 @@ def resnet18_groups(width, prefix, head):
 
 def resnet(seed=0, width=4):
     model = build_model("simclr_r18", num_classes=3, in_channels=1, width=width, seed=seed)
-    return randomize(model, seed), torch.rand(2, 1, 8, 8), resnet18_groups(width, "encoder.", "head")
+    return randomize(model, seed), inputs(2, 1, 8, 8), resnet18_groups(width, "encoder.", "head")
 
 
 def lenet(seed=0):
@@ -103,7 +107,7 @@ def lenet(seed=0):
         Coupled(8, ("3",), (), (("6", 0, 4),)),
         Coupled(12, ("6",), (), (("8", 0, 1),)),
     ]
-    return randomize(model, seed), torch.rand(2, 3, 8, 8), groups
+    return randomize(model, seed), inputs(2, 3, 8, 8), groups
 
 
 def mlp(seed=0):
@@ -112,7 +116,7 @@ def mlp(seed=0):
         nn.Linear(6, 3),
     )  # fmt: skip
     groups = [Coupled(8, ("0",), (("1", 0),), (("4", 0, 1),)), Coupled(6, ("4",), (), (("6", 0, 1),))]
-    return randomize(model, seed), torch.rand(4, 5), groups
+    return randomize(model, seed), inputs(4, 5), groups
 
 
 def concatenated(seed=0):
@@ -128,7 +132,7 @@ def concatenated(seed=0):
         Coupled(6, ("b",), (("norm", 4),), (("c", 4, 1),)),
         Coupled(6, ("c",), (), (("head", 0, 1),)),
     ]
-    return randomize(model, seed), torch.rand(2, 3, 8, 8), groups
+    return randomize(model, seed), inputs(2, 3, 8, 8), groups
 
 
 def reused(seed=0):
@@ -138,7 +142,7 @@ def reused(seed=0):
         stem=nn.Linear(5, 8), a=nn.Linear(8, 8), head=nn.Linear(8, 3),
     )  # fmt: skip
     groups = [Coupled(8, ("stem", "a"), (), (("a", 0, 1), ("head", 0, 1)))]
-    return randomize(model, seed), torch.rand(4, 5), groups
+    return randomize(model, seed), inputs(4, 5), groups
 
 
 def two_outputs(seed=0):
@@ -148,7 +152,7 @@ def two_outputs(seed=0):
 
     model = Net(forward, a=nn.Linear(5, 8), head=nn.Linear(8, 3), other=nn.Linear(8, 2))
     groups = [Coupled(8, ("a",), (), (("head", 0, 1), ("other", 0, 1)))]
-    return randomize(model, seed), torch.rand(4, 5), groups
+    return randomize(model, seed), inputs(4, 5), groups
 
 
 def tokens(seed=0):
@@ -158,7 +162,7 @@ def tokens(seed=0):
 
     model = Net(forward, a=conv(3, 4), mix=nn.Linear(4, 6), head=nn.Linear(6, 3))
     groups = [Coupled(4, ("a",), (), (("mix", 0, 1),)), Coupled(6, ("mix",), (), (("head", 0, 1),))]
-    return randomize(model, seed), torch.rand(2, 3, 8, 8), groups
+    return randomize(model, seed), inputs(2, 3, 8, 8), groups
 
 
 NETWORKS = {
@@ -281,7 +285,7 @@ def _squeeze(net, x):
     return net.head((y * gate[:, :, None, None]).mean((2, 3)))
 
 
-ROW, IMAGE, SEQUENCE = torch.rand(2, 5), torch.rand(2, 3, 8, 8), torch.rand(2, 4, 5)
+ROW, IMAGE, SEQUENCE = inputs(2, 5), inputs(2, 3, 8, 8), inputs(2, 4, 5)
 
 #: Networks whose layer ``a`` makes channels that no edit of weights can merge: (build, inputs).
 MIXING = {

@@ -60,16 +60,16 @@ def test_equal_norms_keep_the_earlier_channels():
 def test_random_channels_are_drawn_for_each_group_apart_and_evenly(networks):
     model, x, _ = networks.mlp()
     counts, same = np.zeros(8), 0
-    for seed in range(60):
+    for seed in range(40):
         result = prune_filters(model, x, amount=0.5, seed=seed, norm="random")
         kept = _kept(result, "0")
         counts[kept] += 1
         same += kept[:3] == _kept(result, "4")
         assert len(kept) == 4
-    # 60 draws at 1/2: standard deviation 3.9.
-    assert counts.min() > 15
-    assert counts.max() < 45
-    assert same < 30
+    # 40 draws at 1/2: standard deviation 3.2.
+    assert counts.min() > 7
+    assert counts.max() < 33
+    assert same < 20
 
 
 def test_unknown_norms_name_the_nearest(networks):
