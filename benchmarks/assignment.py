@@ -7,6 +7,7 @@ set, otherwise its weights are random.
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -42,7 +43,7 @@ def main() -> None:
     for group in find_groups(model, example).groups:
         points = _joint_matrix(model, group)
         k = channels_kept(group.size, AMOUNT)
-        mine = _compare(group.name, points, k, 10, lambda group=group: channel_gram(model, group).numpy())
+        mine = _compare(group.name, points, k, 10, partial(_weight_gram, model, group))
         ours, theirs = ours + mine[0], theirs + mine[1]
     print(LINE.format("together", "", "", "", f"{ours:.3f}", f"{theirs:.2f}", f"{theirs / ours:.0f}x", ""))
     print("\nAs many channels as a VGG's classifier; scikit-learn with one start in place of ten:")
@@ -66,6 +67,11 @@ def _network() -> tuple[nn.Module, str]:
     state = load_file(Path(folder, "weights", "resnet18_cifar10.safetensors"))
     model.load_state_dict({name: t.float() if t.is_floating_point() else t for name, t in state.items()})
     return model.eval(), "trained"
+
+
+def _weight_gram(model: nn.Module, group: ChannelGroup) -> NDArray[np.float64]:
+    gram: NDArray[np.float64] = channel_gram(model, group).numpy()
+    return gram
 
 
 def _joint_matrix(model: nn.Module, group: ChannelGroup) -> NDArray[np.float32]:

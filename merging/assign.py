@@ -13,8 +13,9 @@ _Labels = NDArray[np.int64]
 # than as many k-means++ ones, in less time, since few exchanges are left to do.
 _RESTARTS = (0.02, 0.1, 0.5, 0.02, 0.1, 0.5)
 
-# Groups above this size are not restarted: it would take seconds, for some thousandths of the inertia.
-_MOST_RESTARTED = 1024
+# Points times clusters up to which restarts are made. Time grows with this product, and beyond it
+# restarts lowered the inertia of weights by less than a thousandth.
+_MOST_RESTARTED = 2**15
 
 # Costs that the exchange evaluates at once: 2 MiB of float64, which stays in the cache.
 _BLOCK = 2**18
@@ -25,8 +26,8 @@ def kmeans_clusters(gram: _Floats, k: int, *, seed: int) -> _Labels:
 
     Each start is improved by Hartigan's exchange (Hartigan 1975; Telgarsky & Vattani 2010): single
     points move while the exact inertia falls. So no move of one point improves the result. Deviation:
-    the starts are not random centres but Ward's clusters, and up to 1024 points those that Ward's method
-    finds for randomly changed distances; the best result is taken.
+    the starts are not random centres but Ward's clusters and, up to n k = 32,768, those that Ward's
+    method finds for randomly changed distances; the best result is taken.
 
     Args:
         gram: inner products, shape (n, n), symmetric and positive semi-definite up to rounding.
@@ -42,7 +43,7 @@ def kmeans_clusters(gram: _Floats, k: int, *, seed: int) -> _Labels:
     rng = np.random.default_rng(seed)
     distances = _distances(gram)
     starts = [_merge_nearest(distances, k, "ward")]
-    for change in _RESTARTS if n <= _MOST_RESTARTED else ():
+    for change in _RESTARTS if n * k <= _MOST_RESTARTED else ():
         factors = 1 + change * rng.uniform(-1, 1, len(distances))
         starts.append(_merge_nearest(distances * factors, k, "ward"))
     results = [exchange(gram, start) for start in starts]

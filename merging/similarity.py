@@ -47,8 +47,9 @@ def channel_gram(model: nn.Module, group: ChannelGroup) -> Tensor:
         rows = tensor.to(torch.promote_types(tensor.dtype, torch.float32)).moveaxis(piece.axis, 0)
         for channels, positions in _once_each(piece):
             features = rows[torch.from_numpy(positions)].reshape(len(channels), -1).numpy()
-            # Numpy takes half the operations of torch here, as it sees that the product is symmetric.
-            gram[np.ix_(channels, channels)] += features @ features.T
+            with np.errstate(over="ignore", invalid="ignore"):  # told apart below
+                # Numpy takes half the operations of torch, as it sees that the product is symmetric.
+                gram[np.ix_(channels, channels)] += features @ features.T
     if not np.isfinite(gram).all():
         raise InputError(f"the weights of group {group.name!r} are too large to be compared")
     return torch.from_numpy(gram)

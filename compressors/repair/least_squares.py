@@ -69,6 +69,8 @@ def refit_layers(
     if len(inputs) < _HELD_OUT:
         raise InputError(f"least-squares repair needs at least {_HELD_OUT} calibration inputs")
     layers = _changed_layers(compressed, plan, groups)
+    if not layers:
+        return Recalibration({}, len(inputs))
     targets, places = _dense_targets(dense, layers, inputs)
     working = copy_model(compressed)
     edited: dict[str, Tensor] = {}
