@@ -215,7 +215,7 @@ class ReportSpec:
         if not self.conditions:
             raise InputError("nothing to compare: give at least one of --merge, --prune, --filters, --random")
         if self.repair == "least-squares" and self.prune:
-            raise InputError("--repair least-squares fits layers that lost channels; it does not go with --prune")
+            raise InputError("--repair least-squares is for lost channels; it does not go with --prune")
         titles = [c.title for c in self.conditions]
         if len(set(titles)) < len(titles):
             raise InputError("the same method and amount is given twice")

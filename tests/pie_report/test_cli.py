@@ -80,7 +80,7 @@ def predictions(path: Path, k: int = 4, **changes: Any) -> str:
         ),
         (
             "report --merge 0.5 --repair bm",
-            "unknown repair 'bm' (did you mean 'bn'?); allowed: bn, data-free, none",
+            "unknown repair 'bm' (did you mean 'bn'?); allowed: bn, data-free, least-squares, none",
         ),
         ("report --merge 0.5 --probe refitt", "unknown probe 'refitt' (did you mean 'refit'?)"),
         ("report --merge", "--merge needs at least one amount"),
