@@ -1,10 +1,13 @@
-"""Runs independent tasks in this process or in worker processes."""
+"""Runs independent tasks in this process and in worker processes beside it."""
 
 import multiprocessing
 import os
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import suppress
+from queue import SimpleQueue
 from typing import Any, TypeVar
 
 _C = TypeVar("_C")
@@ -18,9 +21,9 @@ def run_tasks(
 
     Args:
         task: a function of a module's top level, called as ``task(shared, index)``.
-        shared: sent to each worker process once; pickled if there is more than one.
+        shared: sent to each further process once; pickled if there is any.
         indices: what to run, each once, in no order.
-        workers: number of processes; with 1, everything runs in this process.
+        workers: number of processes, this one among them.
 
     Yields:
         Each index when it is done.
@@ -28,21 +31,48 @@ def run_tasks(
     Raises:
         Exception: the first one that a task raises; tasks that have not started are dropped.
     """
-    processes = min(workers, len(indices))
-    if processes <= 1:
+    helpers = min(workers, len(indices)) - 1
+    if helpers < 1:
         for index in indices:
             task(shared, index)
             yield index
         return
+    waiting, finished = deque(indices), SimpleQueue[tuple[int, Future[None]]]()
     # Not forked: a forked child of a process that runs threads can hang.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, context, initializer=_receive, initargs=(shared,)) as pool:
-        futures = {pool.submit(_run, task, index): index for index in indices}
+    with ProcessPoolExecutor(helpers, context, initializer=_receive, initargs=(shared,)) as pool:
+
+        def take() -> int | None:
+            with suppress(IndexError):  # the other side may have taken the last one
+                return waiting.popleft()
+            return None
+
+        def hand_on(*_: object) -> None:
+            """Gives a helper that has nothing to do the next task."""
+            index = take()
+            if index is not None:
+                future = pool.submit(_run, task, index)
+                future.add_done_callback(lambda done: finished.put((index, done)))
+                future.add_done_callback(hand_on)
+
         try:
-            for future in as_completed(futures):
-                future.result()
-                yield futures[future]
+            for _ in range(helpers):
+                hand_on()
+            left = len(indices)
+            while left:
+                # This process works too, rather than hold its memory for nothing.
+                own = take()
+                if own is not None:
+                    task(shared, own)
+                    left -= 1
+                    yield own
+                while left and not (waiting and finished.empty()):
+                    done, future = finished.get()
+                    future.result()
+                    left -= 1
+                    yield done
         except BaseException:
+            waiting.clear()
             pool.shutdown(wait=False, cancel_futures=True)
             raise
 
