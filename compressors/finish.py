@@ -27,9 +27,7 @@ from compressors.repair.data_free import corrected_scales
 from compressors.repair.least_squares import refit_layers
 from compressors.repair.recalibrate import batchnorm_statistics
 from population.errors import InputError, unknown_name
-
-REPAIRS = ("none", "data-free", "bn", "least-squares")
-
+from population.spec import REPAIRS
 
 #: Maps a group, some of its channels and a number k below theirs to a cluster in [0, k) for each of
 #: these channels, or -1 where a channel is removed.
