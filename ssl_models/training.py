@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import os
 from collections.abc import Iterator
 
 import torch
@@ -102,6 +103,8 @@ def _rate(step: int, total: int) -> float:
 @contextlib.contextmanager
 def deterministic() -> Iterator[None]:
     """Makes torch choose deterministic algorithms inside the block."""
+    # Matrix products on a GPU refuse to be deterministic without it.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     before = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     torch.use_deterministic_algorithms(True)
