@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT ?=
 
-.PHONY: install report test lint bench clean
+.PHONY: install report test lint bench bench-merging clean
 
 install: $(VENV)/.installed
 
@@ -23,6 +23,11 @@ lint: $(VENV)/.tested
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.main_job
+
+# PIE_TEST_DATA and CIFAR10 name the trained weights and the data; see benchmarks/merging.py.
+bench-merging: $(VENV)/.installed
+	$(BIN)/python -m benchmarks.assignment
+	$(BIN)/python -m benchmarks.merging
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

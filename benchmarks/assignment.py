@@ -1,24 +1,20 @@
 """Clustering of channels: ours against scikit-learn's k-means, time and inertia from one run.
 
-``python -m benchmarks.assignment``; a trained ResNet-18 is read from ``$PIE_TEST_DATA/weights`` if that is
-set, otherwise its weights are random.
+``python -m benchmarks.assignment``; needs ``PIE_TEST_DATA``, as benchmarks/trained.py says.
 """
 
-import os
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file
 from sklearn.cluster import KMeans
 from torch import nn
-from torchvision.models import resnet18
 
+from benchmarks.trained import cifar10_resnet18
 from compressors.contract import ChannelGroup, channels_kept
 from compressors.groups import find_groups
 from merging import merge_channels
@@ -35,9 +31,9 @@ T = TypeVar("T")
 
 def main() -> None:
     """Prints one line per group, the sum, a group of a VGG's size, and the time of a whole fold."""
-    model, weights = _network()
+    model = cifar10_resnet18()
     example = torch.rand(1, 3, 32, 32)
-    print(f"ResNet-18 with {weights} weights, amount {AMOUNT}, {torch.get_num_threads()} threads")
+    print(f"Trained ResNet-18, amount {AMOUNT}, {torch.get_num_threads()} threads")
     print(LINE.format(*HEAD))
     ours, theirs = 0.0, 0.0
     for group in find_groups(model, example).groups:
@@ -55,18 +51,6 @@ def main() -> None:
     _compare("4096 channels", points, 2048, 1, lambda: (points @ points.T).astype(np.float64))
     _, seconds = _timed(lambda: merge_channels(model, example, amount=AMOUNT, seed=0))
     print(f"\nmerge_channels on the ResNet-18, tracing and checks included: {seconds:.2f} s")
-
-
-def _network() -> tuple[nn.Module, str]:
-    torch.manual_seed(0)
-    model = resnet18(num_classes=10)
-    model.conv1, model.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()
-    folder = os.environ.get("PIE_TEST_DATA")
-    if folder is None:
-        return model.eval(), "random"
-    state = load_file(Path(folder, "weights", "resnet18_cifar10.safetensors"))
-    model.load_state_dict({name: t.float() if t.is_floating_point() else t for name, t in state.items()})
-    return model.eval(), "trained"
 
 
 def _weight_gram(model: nn.Module, group: ChannelGroup) -> NDArray[np.float64]:
