@@ -65,6 +65,10 @@ class Population:
         """Test images on the device, uint8, shape (N, C, H, W)."""
         return torch.from_numpy(self.data.test.images).to(self.member.device)
 
+    @cached_property
+    def _channel_statistics(self) -> tuple[list[float], list[float]]:
+        return self.data.channel_statistics()
+
     @property
     def example(self) -> Tensor:
         """One image as the networks take it."""
@@ -83,15 +87,15 @@ class Population:
 
     def untrained(self, index: int) -> Classifier:
         """The network of a member before training."""
-        model, mean_std = self.member.model, self.data.channel_statistics()
+        model, (mean, std) = self.member.model, self._channel_statistics
         network = build_model(
             f"{model.objective}_{model.architecture}",
             num_classes=model.num_classes,
             in_channels=model.in_channels,
             width=model.width,
             seed=self.seeds[index],
-            mean=mean_std[0],
-            std=mean_std[1],
+            mean=mean,
+            std=std,
         )
         return network.to(self.member.device).to(memory_format=torch.channels_last)
 
