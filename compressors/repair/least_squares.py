@@ -237,6 +237,7 @@ class _Moments:
 
     def add(self, x: Tensor, y: Tensor) -> None:
         """Adds rows of features and targets."""
+        x, y = (t.to(torch.promote_types(t.dtype, torch.float32)) for t in (x, y))
         self.n += len(x)
         self.x += x.sum(0).double().cpu()
         self.y += y.sum(0).double().cpu()
@@ -256,15 +257,24 @@ def _ridge(
     fit: _Moments, held_out: _Moments, old: Tensor, has_intercept: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Weights (k, d) and intercepts (k,) with the ridge of least error; mean and variance of the fit."""
-    errors = [_squared_error(held_out, *_solve(fit, old, ridge, has_intercept)) for ridge in _RIDGES]
+    errors = []
+    for ridge in _RIDGES:
+        solved = _solve(fit, old, ridge, has_intercept)
+        errors.append(_squared_error(held_out, *solved) if solved else float("inf"))
     every = fit.plus(held_out)
-    weight, bias = _solve(every, old, _RIDGES[int(np.argmin(errors))], has_intercept)
+    # With few rows a small ridge may be too small for all of them together: then the next one.
+    solutions = (_solve(every, old, ridge, has_intercept) for ridge in _RIDGES[int(np.argmin(errors)) :])
+    solved = next((s for s in solutions if s is not None), None)
+    if solved is None:
+        raise InputError("least-squares repair has too few or too similar calibration inputs")
+    weight, bias = solved
     mean = weight @ (every.x / every.n)
     second = (weight @ (every.xx / every.n) * weight).sum(1)
     return weight, bias, mean, (second - mean.square()).clamp_min(0)
 
 
-def _solve(m: _Moments, old: Tensor, ridge: float, has_intercept: bool) -> tuple[Tensor, Tensor]:
+def _solve(m: _Moments, old: Tensor, ridge: float, has_intercept: bool) -> tuple[Tensor, Tensor] | None:
+    """Weights (k, d) and intercepts (k,); None where the ridge is below the rounding of the sums."""
     centre = 1.0 / m.n if has_intercept else 0.0
     xx = m.xx - centre * m.x[:, None] * m.x
     xy = m.xy - centre * m.x[:, None] * m.y
@@ -273,7 +283,9 @@ def _solve(m: _Moments, old: Tensor, ridge: float, has_intercept: bool) -> tuple
     scale = torch.where(reach > 0, (old.T * xy).sum(0) / reach.clamp_min(1e-300), 0.0)
     prior = (old * scale[:, None]).T
     penalty = ridge * xx.diagonal().mean().clamp_min(1e-12)
-    factor = torch.linalg.cholesky(xx + penalty * torch.eye(len(xx), dtype=xx.dtype))
+    factor, failed = torch.linalg.cholesky_ex(xx + penalty * torch.eye(len(xx), dtype=xx.dtype))
+    if failed:
+        return None
     weight = (prior + torch.cholesky_solve(xy - xx @ prior, factor)).T
     bias = (m.y - weight @ m.x) / m.n if has_intercept else torch.zeros_like(m.y)
     return weight, bias

@@ -70,7 +70,9 @@ def test_ridge_is_the_closed_form_around_the_scaled_old_weights(intercept: bool)
     moments = least_squares._Moments(5, 3)
     moments.add(torch.from_numpy(x[:20]), torch.from_numpy(y[:20]))
     moments.add(torch.from_numpy(x[20:]), torch.from_numpy(y[20:]))
-    weight, bias = least_squares._solve(moments, torch.from_numpy(old), 0.1, intercept)
+    solved = least_squares._solve(moments, torch.from_numpy(old), 0.1, intercept)
+    assert solved is not None
+    weight, bias = solved
     cx, cy = (x - x.mean(0), y - y.mean(0)) if intercept else (x, y)
     scale = [(cx @ o) @ cy[:, i] / ((cx @ o) @ (cx @ o)) for i, o in enumerate(old)]
     penalty = 0.1 * (cx**2).sum(0).mean()
@@ -118,6 +120,12 @@ def test_copies_stay_exact_and_norms_hold_the_statistics_of_their_inputs(
     # The fit sees drawn positions, so the statistics agree up to sampling.
     torch.testing.assert_close(result.model.bn1.running_mean, outputs.mean(1), rtol=0, atol=0.05)
     torch.testing.assert_close(result.model.bn1.running_var, outputs.var(1), rtol=0.1, atol=0)
+
+
+def test_fewer_rows_than_features_take_a_ridge_that_is_large_enough(network: nn.Module) -> None:
+    few = [images(5, 3)]
+    result = merge_channels(network, few[0], amount=0.5, seed=0, repair="least-squares", calibration=few)
+    assert all(bool(torch.isfinite(t).all()) for t in result.model.state_dict().values())
 
 
 def test_amount_zero_changes_nothing(network: nn.Module, calibration: list[Tensor]) -> None:
