@@ -24,8 +24,10 @@ def baseline_accuracies(population: Population) -> dict[str, float | int]:
         label = train.samples.label[:_TRAIN_IMAGES]
         untrained = population.untrained(0)
         features = {
-            "raw_pixels": [s.images[:_TRAIN_IMAGES].reshape(len(label), -1) / 255.0 for s in (train,)]
-            + [test.images.reshape(len(test.images), -1) / 255.0],
+            "raw_pixels": [
+                images.reshape(len(images), -1) / 255.0
+                for images in (train.images[:_TRAIN_IMAGES], test.images)
+            ],
             "untrained_encoder": [
                 extract_features(untrained, population.train_images[:_TRAIN_IMAGES]),
                 extract_features(untrained, population.test_images),

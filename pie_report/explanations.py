@@ -15,7 +15,7 @@ from pie_report.members import Population
 from population.spec import CompressionSpec, key
 from ssl_models.backbones import COMPARED_LAYERS
 
-# Bounds of what is computed; all are shown in the report.
+# Bounds of what is computed. The report shows those of the attributions, docs/report-schema.md all.
 CKA_MEMBERS, CKA_IMAGES, CKA_BATCH = 5, 2000, 256
 ATTRIBUTION_MEMBERS, ATTRIBUTION_IMAGES, ATTRIBUTION_STEPS = 3, 32, 16
 _ATTRIBUTION_BATCH = 256
