@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from compressors.attention import open_attention
 from compressors.contract import ChannelGroup, ChannelPadding, ChannelSlice, CompressionPlan, model_digest
 from compressors.groups import find_groups
 from compressors.running import copy_model
@@ -41,17 +42,18 @@ def build_compressed(model: nn.Module, plan: CompressionPlan, groups: Sequence[C
     dense = compressed.state_dict(keep_vars=True)
     state = {name: t.detach() for name, t in dense.items()}
     _check_plan(plan, by_name, state)
-    parts_by_axis = _parts_by_axis(plan, by_name)
+    edits = parts_by_axis(plan, by_name)
     for name, mask in plan.masks.items():
         state[name] = state[name] * mask.to(state[name].device)
     # Each axis rounds to the tensor's type, so that their order has to be the same for a plan from a file.
-    for (tensor, axis), parts in sorted(parts_by_axis.items(), key=lambda item: item[0]):
+    for (tensor, axis), parts in sorted(edits.items(), key=lambda item: item[0]):
         state[tensor] = merge_axis(state[tensor], axis, parts)
     for name, value in plan.tensors.items():
         if name not in state or state[name].shape != value.shape:
             raise InputError(f"the plan's tensor {name!r} does not fit the model")
         state[name] = value.to(state[name])
-    edited = {*plan.masks, *plan.tensors, *(tensor for tensor, _ in parts_by_axis)}
+    edited = {*plan.masks, *plan.tensors, *(tensor for tensor, _ in edits)}
+    open_attention(compressed, {tensor for tensor, _ in edits})
     # A tensor that has two names keeps both, so that what was shared stays shared.
     new = {id(dense[name]): _like(dense[name], state[name]) for name in edited}
     for name, old in dense.items():
@@ -106,7 +108,7 @@ def _check_plan(plan: CompressionPlan, groups: dict[str, ChannelGroup], state: d
 Part = tuple[ChannelSlice, NDArray[np.int64]]
 
 
-def _parts_by_axis(
+def parts_by_axis(
     plan: CompressionPlan, groups: dict[str, ChannelGroup]
 ) -> dict[tuple[str, int], list[Part]]:
     """Which slices change each axis: several groups meet on one axis after a concatenation."""
@@ -128,17 +130,21 @@ def merge_axis(tensor: Tensor, axis: int, parts: Sequence[Part]) -> Tensor:
     Args:
         tensor: any tensor.
         axis: the axis that all parts are about.
-        parts: slices with the clusters of their groups; of one role.
+        parts: slices with the clusters of their groups.
 
     Returns:
         The smaller tensor; what is left of each cluster is at the place of its first position.
     """
+    conv_groups = parts[0][0].conv_groups
+    tensor = spread_columns(tensor, conv_groups)
     # Positions with equal labels become one. A channel may have several positions (a flattened map):
     # the j-th position of one channel meets the j-th of another.
     label = np.arange(tensor.shape[axis])
     removed = np.zeros(len(label), dtype=bool)
+    summed = np.zeros(len(label), dtype=bool)
     for piece, clusters in parts:
         cluster = clusters[piece.channels]
+        summed[piece.positions] = piece.role == "in"
         removed[piece.positions] = cluster < 0
         first: dict[tuple[np.int64, np.int64], np.int64] = {}
         for position, key in zip(
@@ -154,10 +160,34 @@ def merge_axis(tensor: Tensor, axis: int, parts: Sequence[Part]) -> Tensor:
     # of the additions is fixed.
     wide = tensor.cpu().index_select(axis, torch.from_numpy(kept)).double()
     merged = torch.zeros(shape, dtype=torch.float64).index_add_(axis, target_index, wide)
-    if parts[0][0].role == "out":
-        counts = torch.bincount(target_index).double()
-        merged /= counts.reshape([-1 if d == axis else 1 for d in range(tensor.dim())])
-    return merged.to(tensor)
+    counts = np.bincount(target)
+    counts[target[summed[kept]]] = 1
+    merged /= torch.from_numpy(counts).reshape([-1 if d == axis else 1 for d in range(tensor.dim())])
+    return gather_columns(merged.to(tensor), conv_groups)
+
+
+def spread_columns(weight: Tensor, conv_groups: int) -> Tensor:
+    """Puts the columns of all groups of a grouped convolution side by side.
+
+    Args:
+        weight: of g groups, shape (g n, m, ...).
+        conv_groups: g.
+
+    Returns:
+        Shape (n, g m, ...): row i holds the i-th row of every group.
+    """
+    if conv_groups == 1:
+        return weight
+    rows = weight.reshape(conv_groups, -1, *weight.shape[1:]).transpose(0, 1)
+    return rows.reshape(len(rows), -1, *weight.shape[2:])
+
+
+def gather_columns(spread: Tensor, conv_groups: int) -> Tensor:
+    """Undoes ``spread_columns``."""
+    if conv_groups == 1:
+        return spread
+    rows = spread.reshape(len(spread), conv_groups, -1, *spread.shape[2:]).transpose(0, 1)
+    return rows.reshape(-1, *rows.shape[2:])
 
 
 def occurrences(channels: NDArray[np.int64]) -> NDArray[np.int64]:

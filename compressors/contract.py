@@ -33,6 +33,8 @@ class ChannelSlice:
             position per channel): merged by the mean; ``in``, a column that reads it: merged by the sum.
         positions: positions along the axis, ascending, shape (m,).
         channels: the group's channel at each position, shape (m,).
+        conv_groups: number of groups of a grouped convolution whose columns these are; its positions
+            run over the columns of all groups, one group after the other. 1 for everything else.
     """
 
     tensor: str
@@ -40,6 +42,7 @@ class ChannelSlice:
     role: Literal["out", "in"]
     positions: NDArray[np.int64]
     channels: NDArray[np.int64]
+    conv_groups: int = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +76,8 @@ class ChannelGroup:
             that is not one weight of the group.
         slices: every place in every tensor that changes with the channels.
         blocks: block of each channel, shape (n,): channels of different blocks exist in different
-            places and cannot become one; channels of block -1 have to stay.
+            places (heads, groups of a convolution) and cannot become one, and blocks of one size have
+            to keep equal numbers; channels of block -1 have to stay.
         paddings: modules that add zeros to the channels.
     """
 

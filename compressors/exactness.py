@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from compressors.apply import build_compressed
+from compressors.apply import build_compressed, gather_columns, spread_columns
 from compressors.contract import ChannelGroup, CompressionPlan
 from compressors.groups import GroupSearch
 from compressors.running import RUN_ERRORS, copy_model
@@ -89,7 +89,8 @@ def is_exact(
 def _plant(state: dict[str, Tensor], group: ChannelGroup, clusters: NDArray[np.int64]) -> None:
     first = {int(c): i for i, c in reversed(list(enumerate(clusters)))}
     for piece in group.slices:
-        rows = state[piece.tensor].moveaxis(piece.axis, 0)
+        spread = spread_columns(state[piece.tensor], piece.conv_groups)
+        rows = spread.moveaxis(piece.axis, 0)
         cluster = clusters[piece.channels]
         if piece.role == "in":
             rows[torch.from_numpy(piece.positions[cluster < 0])] = 0
@@ -97,17 +98,23 @@ def _plant(state: dict[str, Tensor], group: ChannelGroup, clusters: NDArray[np.i
             place = dict(zip(piece.channels.tolist(), piece.positions.tolist(), strict=True))
             kept = torch.from_numpy(piece.positions[cluster >= 0])
             rows[kept] = rows[[place[first[c]] for c in cluster[cluster >= 0].tolist()]]
+        state[piece.tensor].copy_(gather_columns(spread, piece.conv_groups))
 
 
 def _random_clusters(group: ChannelGroup) -> NDArray[np.int64]:
-    """Clusters of unequal sizes, so that no mean over channels stays by chance, and removed channels."""
+    """Clusters of unequal sizes, so that no mean over channels stays by chance, and removed channels.
+
+    Their number follows from the size of the block, and is odd where that leaves enough of them, since
+    channels that a reshape divides are often divided by two.
+    """
     words = np.frombuffer(hashlib.sha256(group.name.encode()).digest(), dtype=np.uint32)
     rng = np.random.default_rng(words)
     clusters = np.arange(group.size)
     for block in np.unique(group.blocks[group.blocks >= 0]):
-        channels = np.flatnonzero(group.blocks == block)
-        chosen = rng.integers(-1, max(1, len(channels) // 2), len(channels))
-        chosen[rng.integers(len(channels))] = 0  # not all are removed
+        channels = rng.permutation(np.flatnonzero(group.blocks == block))
+        n = len(channels)
+        k = max(1, n - 1) if n < 5 else (2 * n // 3 - 1) // 2 * 2 + 1
+        chosen = np.append(np.arange(k), rng.integers(-1, k, n - k))
         clusters[channels] = np.where(chosen < 0, -1, channels[chosen])
     return clusters
 

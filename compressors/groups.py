@@ -1,16 +1,18 @@
 """Coupled channel groups of a network, from a trace of one forward pass. Changes nothing."""
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from compressors.attention import head_groups
+from compressors.blocks import Axes, channel_blocks, obstacle
 from compressors.contract import ChannelGroup, ChannelPadding, ChannelSlice
 from compressors.running import RUN_ERRORS, copy_model, run_model
-from compressors.trace import FIXED, ZERO, Labels, Padding, Role, Trace, trace_channels
+from compressors.trace import FIXED, ZERO, Labels, Padding, Trace, trace_channels
 from population.errors import InputError
 
 _LAYERS = (
@@ -43,8 +45,8 @@ def find_groups(model: nn.Module, example_inputs: Tensor) -> GroupSearch:
         example_inputs: a batch that the model accepts.
 
     Returns:
-        The groups. A group that meets the model's inputs or outputs, or an operation that is not
-        understood, is left out, with the reason.
+        The groups, those in attention heads last. A group that meets the model's inputs or outputs, or
+        an operation that is not understood, is left out, with the reason.
 
     Raises:
         InputError: if the model cannot be run on the example inputs or cannot be traced.
@@ -60,16 +62,21 @@ def find_groups(model: nn.Module, example_inputs: Tensor) -> GroupSearch:
     for roots in made.values():
         if len(np.unique(roots)) < len(roots):
             trace.channels.fix(roots, "its channels are combined with each other")
-    groups, left_dense = [], {}
+    groups: list[ChannelGroup] = []
+    left_dense: dict[str, str] = {}
     for weights in _coupled_weights(made):
         roots = _ordered_union([made[weight] for weight in weights])
         reason = next((r for root in roots if (r := _reason(trace, root)) is not None), None)
-        if reason is None and len(roots) == 1:
-            reason = "it has a single channel"
-        if reason is not None:
-            left_dense.update(dict.fromkeys(map(_layer, weights), reason))
-            continue
-        groups.append(_group(trace, axes, weights, roots))
+        if reason is None:
+            group = _group(trace, axes, weights, roots)
+            reason = obstacle(trace, axes, group)
+            if reason is None:
+                groups.append(group)
+                continue
+        left_dense.update((_layer(weight), reason) for weight in weights)
+    for name in trace.attention:
+        groups += head_groups(name, cast("nn.MultiheadAttention", twin.get_submodule(name)))
+        left_dense.pop(f"{name}.in_proj_weight", None)
     for name, module in twin.named_modules():
         if isinstance(module, _LAYERS) and (f"{name}.weight" if name else "weight") not in made:
             left_dense[name] = "it is not used, or in a way that is not understood"
@@ -105,16 +112,15 @@ def _ordered_union(parts: Sequence[Labels]) -> Labels:
     return every[np.sort(first)]
 
 
-def _group(
-    trace: Trace, axes: Mapping[tuple[str, int, Role], Labels], weights: list[str], roots: Labels
-) -> ChannelGroup:
+def _group(trace: Trace, axes: Axes, weights: list[str], roots: Labels) -> ChannelGroup:
     number = {int(root): i for i, root in enumerate(roots)}
     slices = []
     for (tensor, axis, role), labels in axes.items():
         positions = np.flatnonzero(np.isin(labels, roots))
         if len(positions):
             channels = np.array([number[r] for r in labels[positions].tolist()], dtype=np.int64)
-            slices.append(ChannelSlice(tensor, axis, role, positions, channels))
+            conv_groups = trace.conv_groups.get(tensor, 1) if role == "in" else 1
+            slices.append(ChannelSlice(tensor, axis, role, positions, channels, conv_groups))
     touched = {piece.tensor.rpartition(".")[0] for piece in slices}
     norms = {n: maker if maker in weights else None for n, maker in trace.norms.items() if n in touched}
     paddings, stay = _paddings(trace, number)
@@ -124,7 +130,7 @@ def _group(
         producers=tuple(weights),
         norms=norms,
         slices=tuple(slices),
-        blocks=_blocks(slices, len(roots), stay),
+        blocks=channel_blocks(trace, axes, slices, len(roots), stay),
         paddings=paddings,
     )
 
@@ -148,15 +154,3 @@ def _paddings(trace: Trace, number: Mapping[int, int]) -> tuple[tuple[ChannelPad
 
 def _zeros(padding: Padding, channels: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.concatenate([channels[: padding.before], channels[len(channels) - padding.after :]])
-
-
-def _blocks(slices: Sequence[ChannelSlice], size: int, stay: set[int]) -> NDArray[np.int64]:
-    """Numbers the sets of channels that are made in the same places; -1 for those that stay."""
-    places: dict[int, set[int]] = defaultdict(set)
-    for i, piece in enumerate(slices):
-        if piece.role == "out":
-            for channel in piece.channels.tolist():
-                places[channel].add(i)
-    kinds: dict[frozenset[int], int] = {}
-    blocks = [kinds.setdefault(frozenset(places[c]), len(kinds)) for c in range(size)]
-    return np.array([-1 if c in stay else b for c, b in enumerate(blocks)], dtype=np.int64)

@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map_only
 
+from compressors.attention import is_plain_attention
+
 Labels = NDArray[np.int64]
 Role = Literal["out", "in"]
 
@@ -113,6 +115,9 @@ class Trace:
         rows: per weight that makes channels the axis of its rows, in forward order.
         norms: per norm layer the weight that makes its input, or None.
         paddings: zero paddings of channels.
+        conv_groups: per weight of a grouped convolution the number of its groups; its columns' labels
+            are those of all groups, one after the other.
+        attention: names of torch's attention modules that were used.
     """
 
     channels: Channels = field(default_factory=Channels)
@@ -120,6 +125,8 @@ class Trace:
     rows: dict[str, int] = field(default_factory=dict)
     norms: dict[str, str | None] = field(default_factory=dict)
     paddings: list[Padding] = field(default_factory=list)
+    conv_groups: dict[str, int] = field(default_factory=dict)
+    attention: list[str] = field(default_factory=list)
 
 
 def trace_channels(model: nn.Module, example_inputs: Tensor) -> Trace:
@@ -156,12 +163,14 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     @contextmanager
     def watching(self, model: nn.Module) -> Iterator[None]:
-        """Notes which modules do nothing but pad, while inside the block."""
+        """Notes which modules do nothing but pad, and which are attention, while inside the block."""
 
         def note(module: nn.Module, inputs: Any, output: Any, *, name: str) -> None:
             padding = self._padded.get(id(output))
             if padding is not None and padding.module is None and name and not list(module.parameters()):
                 padding.module = name
+            if is_plain_attention(module) and name not in self.trace.attention:
+                self.trace.attention.append(name)
 
         handles = [m.register_forward_hook(partial(note, name=n)) for n, m in model.named_modules()]
         try:
@@ -363,7 +372,11 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self.fix(made, "a depthwise convolution reads channels of zeros")
         else:
             made = self._make(name, rows, bias, n)
-            self.fix(np.append(inputs, made), "its channels belong to a grouped convolution")
+            if transposed:
+                self.fix(np.append(inputs, made), "its channels belong to a grouped transposed convolution")
+            else:
+                self._read(name, columns, inputs)
+                self.trace.conv_groups[name] = groups
         self.put(call.out, _along(made, 1, tuple(call.out.shape)))
         self._maker[id(call.out)] = name
 

@@ -1,13 +1,14 @@
 """What is compared: every weight that makes a channel or reads it, or what channels do on data."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from compressors.apply import occurrences
+from compressors.apply import occurrences, spread_columns
+from compressors.attention import HeadAttention, open_attention
 from compressors.contract import Calibration, ChannelGroup, ChannelSlice
 from compressors.repair.recalibrate import check_calibration
 from compressors.running import copy_model, run_model
@@ -44,7 +45,8 @@ def channel_gram(model: nn.Module, group: ChannelGroup) -> Tensor:
         if piece.tensor.endswith(("running_mean", "running_var")):
             continue
         tensor = state[piece.tensor].detach().cpu()
-        rows = tensor.to(torch.promote_types(tensor.dtype, torch.float32)).moveaxis(piece.axis, 0)
+        wide = tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+        rows = spread_columns(wide, piece.conv_groups).moveaxis(piece.axis, 0)
         for channels, positions in _once_each(piece):
             features = rows[torch.from_numpy(positions)].reshape(len(channels), -1).numpy()
             with np.errstate(over="ignore", invalid="ignore"):  # told apart below
@@ -73,15 +75,22 @@ def activation_grams(
 
     Returns:
         By group name a symmetric matrix, shape (n, n), float64, on the CPU: covariances, summed over the
-        places where channels are read.
+        places where channels are read. Query/key pairs of attention heads, which no layer reads, are
+        left out.
 
     Raises:
         InputError: if there is no batch, a batch does not fit the model, activations are not finite, or
             a layer's weights are used without calling the layer.
     """
     twin = copy_model(model)
+    open_attention(twin)  # torch's own does not call its output projection
     layers = dict(twin.named_modules(remove_duplicate=False))
-    places = [_Place(group, piece) for group in groups for piece in group.slices if piece.role == "in"]
+    places = [
+        _Place(group, piece)
+        for group in groups
+        for piece in group.slices
+        if piece.role == "in" and not _makes_keys(layers, piece)
+    ]
     for place in places:
         layer = layers[place.layer]
         if not isinstance(layer, _READERS):
@@ -89,10 +98,16 @@ def activation_grams(
         layer.register_forward_pre_hook(place.observe)
     for batch in check_calibration(calibration):
         run_model(twin, batch, what="a calibration batch")
-    grams = {group.name: np.zeros((group.size, group.size)) for group in groups}
+    read = {place.group for place in places}
+    grams = {g.name: np.zeros((g.size, g.size)) for g in groups if g.name in read}
     for place in places:
         place.add_to(grams[place.group])
     return {name: torch.from_numpy(gram) for name, gram in grams.items()}
+
+
+def _makes_keys(layers: Mapping[str, nn.Module], piece: ChannelSlice) -> bool:
+    """Whether a slice holds rows of keys, which are summed, but read nothing."""
+    return piece.axis == 0 and isinstance(layers.get(piece.tensor.rpartition(".")[0]), HeadAttention)
 
 
 class _Place:

@@ -165,6 +165,15 @@ def tokens(seed=0):
     return randomize(model, seed), inputs(2, 3, 8, 8), groups
 
 
+def transformer(seed=0):
+    """Attention of two heads of four channels, between linear layers."""
+    model = Net(
+        lambda net, x: net.head(net.m(*[net.a(x)] * 3, need_weights=False)[0].mean(1)),
+        a=nn.Linear(5, 8), m=nn.MultiheadAttention(8, 2, batch_first=True), head=nn.Linear(8, 3),
+    )  # fmt: skip
+    return randomize(model, seed), inputs(2, 4, 5)
+
+
 NETWORKS = {
     "resnet": resnet,
     "lenet": lenet,
@@ -378,10 +387,7 @@ HARD = {
         IMAGE,
     ),
     "multihead attention": (
-        lambda: Net(
-            lambda net, x: net.head(net.m(net.a(x), net.a(x), net.a(x), need_weights=False)[0].mean(1)),
-            a=nn.Linear(5, 8), m=nn.MultiheadAttention(8, 2, batch_first=True), head=nn.Linear(8, 3),
-        ),
+        lambda: transformer()[0],
         SEQUENCE,
     ),
     "attention": (

@@ -1,11 +1,14 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 import torch.nn.utils.prune
 from torch import nn
 
 from compressors import CompressionPlan, apply_plan, prune_filters
+from compressors.apply import gather_columns, spread_columns
 from compressors.contract import model_digest
+from compressors.exactness import leave_inexact_dense
 from compressors.groups import find_groups
 from merging import merge_channels
 from population.errors import InputError
@@ -139,7 +142,9 @@ def test_hard_networks_lose_filters_exactly_or_stay_dense(networks, name):
         for piece in group.slices if group.name in plan.clusters else ():
             gone = piece.positions[plan.clusters[group.name][piece.channels] < 0]
             if piece.role == "in":
-                state[piece.tensor].moveaxis(piece.axis, 0)[torch.from_numpy(gone)] = 0
+                spread = spread_columns(state[piece.tensor], piece.conv_groups)
+                spread.moveaxis(piece.axis, 0)[torch.from_numpy(gone)] = 0
+                state[piece.tensor].copy_(gather_columns(spread, piece.conv_groups))
     small = apply_plan(model, CompressionPlan("filters", model_digest(model), plan.clusters), x)
     assert networks.relative_error(networks.outputs(small, x), networks.outputs(model, x)) < 1e-12
 
@@ -151,11 +156,67 @@ def test_what_can_be_merged_in_hard_networks_is_merged(networks):
         cost = prune_filters(networks.randomize(build(), 0), x, amount=0.5, seed=0).cost
         reached[name] = {g.name: (g.channels_before, g.channels_after) for g in cost.groups}
     assert reached["depthwise"].items() >= {"6": (6, 3), "8": (4, 2)}.items()
-    assert reached["grouped"].items() >= {"4": (6, 3)}.items()
+    assert reached["grouped"].items() >= {"0": (8, 4), "2": (8, 4), "4": (6, 3)}.items()
     assert reached["group norm"].items() >= {"3": (6, 3)}.items()
     assert reached["instance norm"].items() >= {"a": (8, 4), "mid": (6, 3)}.items()
     assert reached["transposed"].items() >= {"4": (4, 2)}.items()
     assert reached["unused layer"] == {"a": (8, 4)}
+
+
+def test_channels_of_a_grouped_convolution_stay_in_their_group(networks):
+    """Two groups as two convolutions side by side: the same outputs after any merge."""
+    conv = networks.conv
+    model = networks.randomize(nn.Sequential(conv(3, 8), nn.ReLU(), conv(8, 6, groups=2), conv(6, 3)), 0)
+    x = networks.inputs(2, 3, 8, 8)
+    groups = {g.name: g for g in find_groups(model, x).groups}
+    assert groups["0"].blocks.tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
+    assert groups["2"].blocks.tolist() == [0, 0, 0, 1, 1, 1]
+    clusters = {"0": np.array([0, 1, 0, -1, 2, 2, 3, 2]), "2": np.array([0, 1, 0, 2, 3, 3])}
+    small = apply_plan(model, CompressionPlan("by hand", model_digest(model), clusters), x)
+    assert (small[2].groups, tuple(small[2].weight.shape)) == (2, (4, 2, 3, 3))
+    with torch.no_grad():
+        y = model[0](x)
+        y = torch.stack([y[:, [0, 2]].mean(1), y[:, 1], y[:, [4, 5, 7]].mean(1), y[:, 6]], 1).relu()
+        first, second = model[2].weight[:3], model[2].weight[3:]
+        first = torch.stack([first[:, [0, 2]].sum(1), first[:, 1]], 1)
+        second = torch.stack([second[:, [0, 1, 3]].sum(1), second[:, 2]], 1)
+        z = [F.conv2d(y[:, :2], first, padding=1), F.conv2d(y[:, 2:], second, padding=1)]
+        z = torch.cat(z, 1) + model[2].bias[:, None, None]
+        z = torch.stack([z[:, [0, 2]].mean(1), z[:, 1], z[:, 3], z[:, [4, 5]].mean(1)], 1)
+        last = model[3].weight
+        last = torch.stack([last[:, [0, 2]].sum(1), last[:, 1], last[:, 3], last[:, [4, 5]].sum(1)], 1)
+        expected = F.conv2d(z, last, model[3].bias, padding=1)
+        assert networks.relative_error(small(x), expected) < 1e-5
+
+
+def _read_twice(net, x):
+    y = net.a(x).relu()
+    return net.head(torch.cat([net.b(y), net.c(y)], 1))
+
+
+def test_convolutions_whose_groups_would_become_unequal_are_left_dense(networks):
+    conv, net = networks.conv, networks.Net
+    x = networks.inputs(2, 3, 8, 8)
+
+    def reason(model, layer):
+        search = find_groups(model, x)
+        assert leave_inexact_dense(model, search, x) is search
+        return search.left_dense[layer]
+
+    multiplied = nn.Sequential(conv(3, 4), conv(4, 8, groups=4), conv(8, 3))
+    assert reason(multiplied, "0") == "none of its channels can be merged with another"
+    # Of 12 channels one convolution reads groups of 6, the other of 4: parts of 4, 2, 2 and 4.
+    crossed = net(
+        _read_twice, a=conv(3, 12), b=conv(12, 8, groups=2), c=conv(12, 9, groups=3), head=conv(17, 3)
+    )
+    assert "unequal" in reason(crossed, "a")
+    shared = net(
+        lambda net, x: net.head(net.c(torch.cat([net.a(x), net.b(x)], 1))),
+        a=conv(3, 4), b=conv(3, 4), c=conv(8, 8, groups=2), head=conv(8, 3),
+    )  # fmt: skip
+    assert "share" in reason(shared, "a")
+    transposed = nn.Sequential(conv(3, 8), nn.ConvTranspose2d(8, 4, 2, groups=2), conv(4, 3))
+    assert "transposed" in reason(transposed, "0")
 
 
 def test_a_channel_of_a_flattened_map_has_a_position_per_pixel(networks):

@@ -105,11 +105,76 @@ def test_every_norm_of_a_stream_is_corrected_by_its_own_filters(networks):
             assert factor == pytest.approx(2 / (2 + 2 * cosine) ** 0.5, rel=1e-5)
 
 
-@pytest.mark.parametrize("name", ["lenet", "concatenated", "reused"])
-def test_a_layer_without_a_norm_of_its_own_is_refused_by_name(networks, name):
-    model, x, _ = networks.NETWORKS[name]()
-    with pytest.raises(InputError, match="BatchNorm"):
-        merge_channels(model, x, amount=0.5, seed=0, repair="data-free")
+def _corrected(model, x, clusters):
+    """A model before and after the correction, both merged."""
+    groups = find_groups(model, x).groups
+    plan = CompressionPlan("by hand", model_digest(model), clusters)
+    small = build_compressed(model, plan, groups)
+    return small.state_dict(), corrected_scales(model, small, plan, groups)
+
+
+def _factor(*rows):
+    """Of a cluster of two channels, from their filters."""
+    a, b = (row.detach().double().flatten() for row in rows)
+    return 2 / (2 + 2 * float(a @ b / a.norm() / b.norm())) ** 0.5
+
+
+def test_filters_without_a_norm_are_scaled_and_their_bias_is_kept(networks):
+    model, x, _ = networks.lenet()
+    small, scales = _corrected(model, x, {"3": np.array([0, 1, 2, 3, 4, 5, 0, 5])})
+    assert scales.keys() == {"3.weight"}
+    factors = torch.ones(6)
+    factors[0], factors[5] = (_factor(model[3].weight[a], model[3].weight[b]) for a, b in [(0, 6), (5, 7)])
+    torch.testing.assert_close(scales["3.weight"], small["3.weight"] * factors.reshape(-1, 1, 1, 1))
+
+
+def test_a_norm_after_a_concatenation_is_scaled_where_the_layer_lies(networks):
+    model, x, _ = networks.concatenated()
+    small, scales = _corrected(model, x, {"b": np.array([0, 0, 1, 2, 3, 4])})
+    assert scales.keys() == {"norm.weight"}
+    factors = torch.ones(9)
+    factors[4] = _factor(model.b.weight[0], model.b.weight[1])
+    torch.testing.assert_close(scales["norm.weight"], small["norm.weight"] * factors)
+
+
+def test_a_norm_after_a_sum_is_scaled_by_all_filters_side_by_side(networks):
+    model = networks.Net(
+        lambda net, x: net.head(net.norm(net.a(x) + net.b(x)).relu()),
+        a=nn.Linear(5, 4), b=nn.Linear(5, 4), norm=nn.BatchNorm1d(4), head=nn.Linear(4, 3),
+    )  # fmt: skip
+    model = networks.randomize(model, 0)
+    small, scales = _corrected(model, networks.inputs(2, 5), {"a": np.array([0, 1, 1, 2])})
+    assert scales.keys() == {"norm.weight"}
+    rows = torch.cat([model.a.weight, model.b.weight], 1)
+    factors = torch.tensor([1, _factor(rows[1], rows[2]), 1])
+    torch.testing.assert_close(scales["norm.weight"], small["norm.weight"] * factors)
+
+
+def test_every_layer_of_a_sum_without_norm_is_scaled_by_its_own_filters(networks):
+    model, x, _ = networks.reused()
+    small, scales = _corrected(model, x, {"stem": np.array([0, 1, 2, 3, 4, 5, 6, 0])})
+    assert scales.keys() == {"stem.weight", "a.weight"}
+    for name in scales:
+        weight = model.get_parameter(name)
+        factors = torch.ones(7, 1)
+        factors[0] = _factor(weight[0], weight[7])
+        torch.testing.assert_close(scales[name], small[name] * factors)
+
+
+def test_queries_and_values_of_heads_are_scaled_and_keys_are_not(networks):
+    model, x = networks.transformer()
+    clusters = {
+        "m.query_key": np.array([0, 0, 1, 2, 3, 4, 5, 5]),
+        "m.value": np.array([0, 1, 2, 2, 3, 3, 4, 5]),
+    }
+    small, scales = _corrected(model, x, clusters)
+    assert scales.keys() == {"m.in_proj_weight"}
+    rows = model.m.in_proj_weight
+    pairs = {0: (0, 1), 5: (6, 7), 12 + 2: (16 + 2, 16 + 3), 12 + 3: (16 + 4, 16 + 5)}
+    factors = torch.ones(18, 1)
+    for place, (a, b) in pairs.items():
+        factors[place] = _factor(rows[a], rows[b])
+    torch.testing.assert_close(scales["m.in_proj_weight"], small["m.in_proj_weight"] * factors)
 
 
 def test_a_norm_without_scale_is_refused():
