@@ -1,31 +1,36 @@
-"""Accuracy after merging and pruning of a trained network, per repair: ``make bench-merging``.
+"""Accuracy of trained networks after merging and pruning, per repair: ``make bench-merging``.
 
-Needs ``PIE_TEST_DATA``, as benchmarks/trained.py says, and ``CIFAR10``, the folder that holds
-``cifar-10-batches-py``.
+Every cell is appended to a table of its network in ``docs/benchmarks`` as soon as it is known, and cells
+that are there are not computed again. ``benchmarks/trained.py`` says which variables have to be set.
 """
 
+import itertools
 import os
-import time
+import platform
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import pandas as pd
 import torch
 import tyro
 from torch import Tensor, nn
 
-from benchmarks.trained import cifar10_resnet18
+from benchmarks.trained import NETWORKS, trained
 from compressors import prune_filters
+from compressors.identity import keep_dense
 from merging import merge_channels
-from ssl_models import load_data
 
 METHODS = {
+    "dense": keep_dense,
     "merge": merge_channels,
     "L1 filters": prune_filters,
     "random": partial(prune_filters, norm="random"),
 }
 REPAIRS = ("none", "data-free", "bn", "least-squares")
-MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+FOLDER = Path(__file__).parents[1] / "docs" / "benchmarks"
+KEY = ["method", "amount", "repair", "seed", "images"]
 
 
 @dataclass(frozen=True)
@@ -33,20 +38,20 @@ class Settings:
     """What to run.
 
     Attributes:
+        networks: names.
+        methods: names.
         images: number of test images.
+        repairs: names.
         amounts: fractions of channels removed.
         seeds: number of seeds; means over them are shown.
     """
 
+    networks: tuple[str, ...] = tuple(NETWORKS)
+    methods: tuple[str, ...] = ("merge", "L1 filters", "random")
+    repairs: tuple[str, ...] = REPAIRS
     images: int = 10_000
     amounts: tuple[float, ...] = (0.1, 0.25, 0.5, 0.75)
-    seeds: int = 1
-
-
-def normalised(images: Tensor) -> Tensor:
-    """Images in uint8 as the network takes them."""
-    mean, std = torch.tensor(MEAN).reshape(3, 1, 1), torch.tensor(STD).reshape(3, 1, 1)
-    return (images.float() / 255 - mean) / std
+    seeds: int = 3
 
 
 def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
@@ -56,30 +61,96 @@ def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
     return float((predicted == labels).float().mean())
 
 
+def measure(network: str, settings: Settings) -> None:
+    """Adds the cells of one network that are missing."""
+    path = FOLDER / f"merging-{network}.csv"
+    for seed in range(settings.seeds):
+        setting = trained(network, seed=seed, images=settings.images)
+        for method, amount, repair in _cells(settings, draws_only=seed > 0 and not setting.by_seed):
+            cell = dict(zip(KEY, (method, amount, repair, seed, len(setting.images)), strict=True))
+            if _known(path, cell):
+                continue
+            result = METHODS[method](
+                setting.model, setting.images[:1], amount=amount, seed=seed,
+                repair=repair, calibration=setting.calibration,
+            )  # fmt: skip
+            before, after = result.cost.before, result.cost.after
+            row = {
+                **cell,
+                "params_kept": after.params / before.params,
+                "macs_kept": after.macs / before.macs,
+                "accuracy": accuracy(result.model, setting.images, setting.labels),
+            }
+            pd.DataFrame([row]).to_csv(path, mode="a", header=not path.exists(), index=False)
+            print(network, row, flush=True)
+
+
+def _cells(settings: Settings, *, draws_only: bool) -> Iterator[tuple[str, float, str]]:
+    """Method, amount and repair of each cell, or of those alone that depend on the seed."""
+    if not draws_only:
+        yield from (("dense", 0.0, repair) for repair in ("none", "bn"))
+    methods = [m for m in settings.methods if m != "L1 filters" or not draws_only]
+    for amount, method, repair in itertools.product(settings.amounts, methods, settings.repairs):
+        yield method, amount, repair
+
+
+def _known(path: Path, cell: Mapping[str, object]) -> bool:
+    if not path.exists():
+        return False
+    table = pd.read_csv(path)
+    return bool((table[list(cell)] == pd.Series(cell)).all(axis=1).any())
+
+
+def write_tables() -> None:
+    """Writes ``merging.md`` from all cells that are known."""
+    lines = [
+        "# Accuracy after merging and filter pruning, per repair",
+        "",
+        f"Made by `make bench-merging` on {os.cpu_count()} cores ({_processor()}), torch",
+        f"{torch.__version__}, float32. Means over seeds, with the largest distance of a seed from the mean.",
+        "",
+    ]
+    for path in sorted(FOLDER.glob("merging-*.csv")):
+        table = pd.read_csv(path)
+        dense = table[table.amount == 0]
+        lines += [
+            f"## {path.stem.removeprefix('merging-')}",
+            "",
+            f"{table.images.max()} test images, seeds {table.seed.min()} to {table.seed.max()}. Dense "
+            f"{_cell(dense[dense.repair == 'none'].accuracy)}, with BatchNorm re-estimated "
+            f"{_cell(dense[dense.repair == 'bn'].accuracy)}.",
+            "",
+            "| channels removed | method | params kept | MACs kept | "
+            + " | ".join(REPAIRS) + " |",
+            "|---" * (4 + len(REPAIRS)) + "|",
+        ]  # fmt: skip
+        for (amount, method), rows in table[table.amount > 0].groupby(["amount", "method"], sort=True):
+            cells = [_cell(rows[rows.repair == repair].accuracy) for repair in REPAIRS]
+            kept = f"{rows.params_kept.mean():.3f} | {rows.macs_kept.mean():.3f}"
+            lines.append(f"| {amount:.0%} | {method} | {kept} | {' | '.join(cells)} |")
+        lines.append("")
+    (FOLDER / "merging.md").write_text("\n".join(lines))
+
+
+def _cell(values: "pd.Series[float]") -> str:
+    if values.empty:
+        return ""
+    spread = float((values - values.mean()).abs().max())
+    return f"{values.mean():.4f}" + (f" ± {spread:.4f}" if spread > 0 else "")
+
+
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
 def main(settings: Settings) -> None:
-    """Prints one row per method and amount."""
-    data = load_data("cifar10", data_dir=Path(os.environ["CIFAR10"]), download=False)
-    images = normalised(torch.from_numpy(data.test.images[: settings.images]))
-    labels = torch.from_numpy(data.test.samples.label[: settings.images])
-    calibration = list(normalised(torch.from_numpy(data.train.images[:5000])).split(500))
-    model = cifar10_resnet18()
-    print(f"{len(images)} test images, {settings.seeds} seeds, dense {accuracy(model, images, labels):.4f}")
-    print(f"{'':18}{'params kept':>12}" + "".join(f"{repair:>16}" for repair in REPAIRS) + f"{'seconds':>10}")
-    for amount in settings.amounts:
-        for name, method in METHODS.items():
-            cells = []
-            for repair in REPAIRS:
-                scores = []
-                for seed in range(settings.seeds):
-                    start = time.perf_counter()
-                    result = method(
-                        model, images[:1], amount=amount, seed=seed, repair=repair, calibration=calibration
-                    )
-                    seconds = time.perf_counter() - start
-                    scores.append(accuracy(result.model, images, labels))
-                cells.append(f"{sum(scores) / len(scores):16.4f}")
-            kept = result.cost.after.params / result.cost.before.params
-            print(f"{name:12}{amount:6.2f}{kept:12.3f}" + "".join(cells) + f"{seconds:10.1f}", flush=True)
+    """Measures what is missing and writes the tables."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    for network in settings.networks:
+        measure(network, settings)
+    write_tables()
 
 
 if __name__ == "__main__":

@@ -51,8 +51,8 @@ def find_groups(model: nn.Module, example_inputs: Tensor) -> GroupSearch:
     Raises:
         InputError: if the model cannot be run on the example inputs or cannot be traced.
     """
-    run_model(copy_model(model), example_inputs, what="the example inputs")
     twin = copy_model(model).requires_grad_(True)
+    run_model(twin, example_inputs, what="the example inputs")
     try:
         trace = trace_channels(twin, example_inputs)
     except (*RUN_ERRORS, AttributeError, KeyError, AssertionError) as error:
