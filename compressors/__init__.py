@@ -6,6 +6,7 @@ import lazy_loader
 
 if TYPE_CHECKING:
     from compressors.apply import apply_plan
+    from compressors.budget import Budget
     from compressors.contract import CompressionPlan, CompressionResult
     from compressors.filters import prune_filters
     from compressors.identity import keep_dense
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from compressors.repair.recalibrate import recalibrate_batchnorm
 
 __all__ = [
+    "Budget",
     "CompressionPlan",
     "CompressionResult",
     "apply_plan",
@@ -26,6 +28,7 @@ __getattr__, __dir__, _ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "apply": ["apply_plan"],
+        "budget": ["Budget"],
         "contract": ["CompressionPlan", "CompressionResult"],
         "filters": ["prune_filters"],
         "identity": ["keep_dense"],

@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 from compressors.contract import ChannelGroup, ChannelSlice
 from compressors.trace import Labels, Role, Trace
 
+#: Why a layer of one channel stays dense.
+SINGLE_CHANNEL = "it has a single channel"
+
 #: Tensor, axis and role.
 AxisName = tuple[str, int, Role]
 #: Label of each position along an axis.
@@ -43,7 +46,7 @@ def channel_blocks(
 def obstacle(trace: Trace, axes: Axes, group: ChannelGroup) -> str | None:
     """Why a group of understood channels cannot be reduced, or None."""
     if group.size == 1:
-        return "it has a single channel"
+        return SINGLE_CHANNEL
     sizes = dict(zip(*np.unique(group.blocks, return_counts=True), strict=True))
     if max((n for block, n in sizes.items() if block >= 0), default=0) == 1:
         return "none of its channels can be merged with another"

@@ -179,7 +179,8 @@ class CostChange:
         before: of the dense model.
         after: of the compressed model.
         requested: the amount that was asked for.
-        achieved: fraction of channels (of all groups together) or of prunable weights that is gone.
+        achieved: fraction that is gone of what the budget spends: of channels (of all groups together),
+            of parameters or of multiply-accumulates; or of prunable weights.
         groups: per channel group.
         left_dense: per layer the reason why its channels stay.
     """

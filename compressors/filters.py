@@ -1,19 +1,28 @@
 """Filter pruning: whole channels are removed, the least important first."""
 
-import hashlib
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
 from typing import Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from compressors.budget import Budget
 from compressors.contract import Calibration, ChannelGroup, CompressionResult
-from compressors.finish import compress_channels
-from population.errors import unknown_name
+from compressors.finish import Decisions, compress_channels
+from compressors.importance import (
+    Scores,
+    joint_squares,
+    median_scores,
+    norm_scores,
+    random_scores,
+    scale_scores,
+    taylor_scores,
+)
+from population.errors import InputError, unknown_name
 
-NORMS = ("l1", "l2", "random")
+NORMS = ("l1", "l2", "random", "geometric-median", "bn-scale", "taylor")
 
 
 def prune_filters(
@@ -22,62 +31,95 @@ def prune_filters(
     *,
     amount: float,
     seed: int,
-    norm: Literal["l1", "l2", "random"] = "l1",
+    norm: Literal["l1", "l2", "random", "geometric-median", "bn-scale", "taylor"] = "l1",
     repair: str = "none",
     calibration: Calibration | None = None,
+    budget: Budget | Literal["uniform", "params", "macs"] = "uniform",
 ) -> CompressionResult:
-    """Removes the channels whose filters have the smallest norm, in every coupled group.
+    """Removes the least important channels of every coupled group.
 
-    L1 filter pruning of Li et al. 2017 (arXiv 1608.08710). Deviation: channels that are coupled, as
-    on a residual stream, are ranked together by the sum of the norms of all filters that make them.
+    By default those whose filters have the smallest L1 norm (Li et al. 2017, arXiv 1608.08710).
+    Deviation: channels that are coupled, as on a residual stream, are ranked together by all filters
+    that make them. The other norms are described, with their sources, in ``compressors.importance``.
 
     Args:
-        model: any module of convolutions, linear layers and batch norms; it is not changed.
+        model: any module of convolutions, linear layers and norms; it is not changed.
         example_inputs: a batch that the model accepts.
-        amount: fraction of channels removed in every group, in [0, 1).
-        seed: of the choice for ``random``; the norms draw nothing, and equal norms keep the earlier
-            channel.
-        norm: ``l1``, ``l2``, or ``random`` for a random choice.
+        amount: fraction removed, in [0, 1): of the channels of every group, or of what the budget
+            spends.
+        seed: of the choice for ``random`` and of the labels for ``taylor``; the others draw nothing.
+            Of equal channels the earlier stays.
+        norm: ``l1`` or ``l2`` of the filters; ``random`` for a random choice; ``geometric-median``,
+            where filters that are near to the others go first; ``bn-scale``, the norms' scales;
+            ``taylor``, the change of the loss to first order.
         repair: ``none``, ``data-free`` (nothing to correct here), ``bn`` or ``least-squares``.
-        calibration: batches of inputs for the last two.
+        calibration: batches of inputs for the last two and for ``taylor``; read once for each.
+        budget: how the amount is spread over groups, as for merging. What a group loses is the share of
+            its squared weights that are those of removed channels.
+
+    Returns:
+        The smaller model, the plan that rebuilds it, and its cost.
 
     Raises:
-        InputError: if an argument is out of range, or the model cannot be traced or holds NaN.
+        InputError: if an argument is out of range, the budget cannot be met, the model cannot be traced
+            or holds NaN, ``bn-scale`` meets a group without scales, or ``taylor`` has no calibration or
+            a model that does not return logits.
     """
     if norm not in NORMS:
         raise unknown_name("norm", norm, NORMS)
-    rank = (
-        partial(_random_scores, seed=seed) if norm == "random" else partial(_norms, model, order=int(norm[1]))
-    )
+    if norm == "taylor" and calibration is None:
+        raise InputError("norm='taylor' needs calibration: batches of inputs")
 
-    def choose(group: ChannelGroup, channels: NDArray[np.int64], k: int) -> NDArray[np.int64]:
-        kept = np.sort(np.argsort(-rank(group)[channels], kind="stable")[:k])
-        clusters = np.full(len(channels), -1, dtype=np.int64)
-        clusters[kept] = np.arange(k)
-        return clusters
+    def decide(groups: Sequence[ChannelGroup]) -> Decisions:
+        scores = _scores(model, groups, norm, seed, calibration)
+        squares = cache(partial(joint_squares, model))
 
-    method = "random" if norm == "random" else f"filters-{norm}"
+        def choose(group: ChannelGroup, channels: NDArray[np.int64], k: int) -> NDArray[np.int64]:
+            kept = np.sort(_best_first(scores(group, channels))[:k])
+            clusters = np.full(len(channels), -1, dtype=np.int64)
+            clusters[kept] = np.arange(k)
+            return clusters
+
+        def errors(group: ChannelGroup, channels: NDArray[np.int64]) -> NDArray[np.float64]:
+            lengths = squares(group)
+            ordered = lengths[channels][_best_first(scores(group, channels))]
+            lost = np.append(np.cumsum(ordered[:0:-1])[::-1], 0.0)
+            return lost / max(float(lengths.sum()), float(np.finfo(np.float64).tiny))
+
+        return Decisions(choose, errors)
+
     return compress_channels(
         model,
         example_inputs,
-        method=method,
+        method=f"filters-{norm}",
         amount=amount,
-        choose=choose,
+        budget=budget,
+        decide=decide,
         repair=repair,
         calibration=calibration,
     )
 
 
-def _norms(model: nn.Module, group: ChannelGroup, *, order: int) -> NDArray[np.float64]:
-    scores = torch.zeros(group.size, dtype=torch.float64)
-    for piece in group.slices:
-        if piece.tensor in group.producers and piece.role == "out":
-            rows = model.get_parameter(piece.tensor).detach().moveaxis(piece.axis, 0).flatten(1).double()
-            scores[torch.from_numpy(piece.channels)] += rows[piece.positions].norm(p=order, dim=1).cpu()
-    return scores.numpy()
+def _best_first(scores: NDArray[np.float64]) -> NDArray[np.int64]:
+    return np.argsort(-scores, kind="stable")
 
 
-def _random_scores(group: ChannelGroup, *, seed: int) -> NDArray[np.float64]:
-    # Seeded by the group's name too, so that groups of one size do not lose the same channels.
-    words = np.frombuffer(hashlib.sha256(group.name.encode()).digest(), dtype=np.uint32)
-    return np.random.default_rng([seed, *words.tolist()]).random(group.size)
+def _scores(
+    model: nn.Module,
+    groups: Sequence[ChannelGroup],
+    norm: str,
+    seed: int,
+    calibration: Calibration | None,
+) -> Scores:
+    by_gradient: Callable[[], Mapping[str, NDArray[np.float64]]] = cache(
+        partial(taylor_scores, model, groups, calibration, seed=seed)
+    )
+    scores: dict[str, Scores] = {
+        "l1": partial(norm_scores, model, order=1),
+        "l2": partial(norm_scores, model, order=2),
+        "random": partial(random_scores, seed=seed),
+        "geometric-median": partial(median_scores, model),
+        "bn-scale": partial(scale_scores, model),
+        "taylor": lambda group, channels: by_gradient()[group.name][channels],
+    }
+    return scores[norm]

@@ -1,13 +1,15 @@
 """From a plan to a result: build, repair, count. The same for every method."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from compressors.allocation import Errors, channel_counts
 from compressors.apply import build_compressed
+from compressors.budget import Budget, as_budget, groups_to_change
 from compressors.contract import (
     Calibration,
     ChannelGroup,
@@ -15,14 +17,14 @@ from compressors.contract import (
     CompressionResult,
     CostChange,
     GroupChange,
-    channels_kept,
     check_amount,
     check_finite,
     model_digest,
 )
 from compressors.cost import measure_cost
-from compressors.exactness import is_exact, leave_inexact_dense
+from compressors.exactness import leave_inexact_dense
 from compressors.groups import GroupSearch, find_groups
+from compressors.parts import GroupPart, divide
 from compressors.repair.data_free import corrected_scales
 from compressors.repair.least_squares import refit_layers
 from compressors.repair.recalibrate import batchnorm_statistics
@@ -34,46 +36,93 @@ from population.spec import REPAIRS
 Choose = Callable[[ChannelGroup, NDArray[np.int64], int], NDArray[np.int64]]
 
 
+@dataclass(frozen=True)
+class Decisions:
+    """How a method decides for the groups of one model.
+
+    Attributes:
+        choose: which channels become one.
+        errors: what that loses.
+    """
+
+    choose: Choose
+    errors: Errors
+
+
 def compress_channels(
     model: nn.Module,
     example_inputs: Tensor,
     *,
     method: str,
     amount: float,
-    choose: Choose,
+    budget: Budget | str,
+    decide: Callable[[Sequence[ChannelGroup]], Decisions],
     repair: str,
     calibration: Calibration | None,
 ) -> CompressionResult:
-    """Shrinks every channel group to ``max(1, round(n (1 - amount)))`` channels.
+    """Shrinks every channel group as far as a budget says.
+
+    Groups are tried with random clusters before; that those can be merged proves it for all clusters.
 
     Args:
         model: the dense model; it is not changed.
         example_inputs: a batch that the model accepts.
         method: name for the plan.
-        amount: fraction of channels to remove in every group, in [0, 1).
-        choose: says which channels of a group become one.
+        amount: fraction to remove, in [0, 1): of the channels of every group, or of what the budget
+            spends.
+        budget: how the amount is spread, or what it spends.
+        decide: gives the method's decisions for the groups that may change.
         repair: one of ``REPAIRS``.
         calibration: batches of inputs for ``bn`` and ``least-squares``.
 
+    Returns:
+        The result of ``finish``. In its cost, ``requested`` of a group is the fraction of channels that
+        the budget asks of it, before rounding to whole channels and multiples; where ``params`` or
+        ``macs`` are spent, the one that was found. ``achieved`` of the whole is of what is spent, of
+        channels for ``uniform``.
+
     Raises:
-        InputError: if an argument is out of range, or the model cannot be traced or holds NaN.
+        InputError: if an argument is out of range, the budget cannot be met, or the model cannot be
+            traced or holds NaN.
     """
+    budget = as_budget(budget)
     check_amount(amount)
     check_finite(model)
     search = leave_inexact_dense(model, find_groups(model, example_inputs), example_inputs)
-    clusters = {g.name: _group_clusters(g, amount, choose) for g in search.groups}
-    if not is_exact(model, search.groups, clusters, example_inputs):
-        raise InputError("the model combines channels in a way that does not allow to merge or remove them")
-    plan = CompressionPlan(method, model_digest(model), clusters)
-    return finish(
+    search = groups_to_change(search, budget, amount)
+    parts = [part for group in search.groups for part in divide(group, budget.multiple)]
+    decisions = decide(search.groups)
+    counts = channel_counts(
+        model, example_inputs, parts, amount=amount, budget=budget, errors=decisions.errors
+    )
+    kept: dict[str, list[tuple[GroupPart, int]]] = {group.name: [] for group in search.groups}
+    for part, k in zip(parts, counts.tolist(), strict=True):
+        kept[part.group.name].append((part, k))
+    clusters = {g.name: _group_clusters(g, kept[g.name], decisions.choose) for g in search.groups}
+    result = finish(
         model,
-        plan,
+        CompressionPlan(method, model_digest(model), clusters),
         search,
         example_inputs=example_inputs,
         amount=amount,
         repair=repair,
         calibration=calibration,
     )
+    return replace(result, cost=_with_budget(result.cost, budget))
+
+
+def _with_budget(cost: CostChange, budget: Budget) -> CostChange:
+    uniform = budget.spend == "uniform"
+    groups = tuple(
+        replace(
+            group, requested=budget.amounts.get(group.name, cost.requested if uniform else group.achieved)
+        )
+        for group in cost.groups
+    )
+    if uniform:
+        return replace(cost, groups=groups)
+    before, after = getattr(cost.before, budget.spend), getattr(cost.after, budget.spend)
+    return replace(cost, groups=groups, achieved=1 - after / before if before else 0.0)
 
 
 def finish(
@@ -126,19 +175,19 @@ def finish(
     return CompressionResult(compressed, plan, cost, images)
 
 
-def _group_clusters(group: ChannelGroup, amount: float, choose: Choose) -> NDArray[np.int64]:
+def _group_clusters(
+    group: ChannelGroup, kept: Sequence[tuple[GroupPart, int]], choose: Choose
+) -> NDArray[np.int64]:
     """Clusters of a whole group, chosen block by block, since channels of two blocks cannot be one."""
     clusters = np.arange(group.size)
-    for block in np.unique(group.blocks[group.blocks >= 0]):
-        channels = np.flatnonzero(group.blocks == block)
-        k = channels_kept(len(channels), amount)
-        if k < len(channels):
+    for part, k in kept:
+        for channels in part.blocks if k < part.size else ():
             chosen = choose(group, channels, k)
             # A cluster is numbered by its first channel, so that blocks do not share a number.
             first = np.array([np.flatnonzero(chosen == c)[0] for c in range(k)])
             clusters[channels] = np.where(chosen < 0, -1, channels[first[chosen]])
-    kept = clusters >= 0
-    clusters[kept] = np.unique(clusters[kept], return_inverse=True)[1]
+    stay = clusters >= 0
+    clusters[stay] = np.unique(clusters[stay], return_inverse=True)[1]
     return clusters
 
 

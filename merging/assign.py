@@ -79,6 +79,18 @@ def inertia(gram: _Floats, labels: _Labels) -> float:
     return float(np.trace(gram) - (own / np.bincount(labels)[labels]).sum())
 
 
+def ward_inertias(gram: _Floats) -> _Floats:
+    """Inertia of Ward's 1, 2, ..., n clusters of n points with these inner products, shape (n,)."""
+    from scipy.cluster.hierarchy import linkage
+
+    if len(gram) == 1:
+        return np.zeros(1)
+    # The square of a merge's height is twice what it adds to the inertia.
+    rises = linkage(_distances(gram), "ward")[:, 2] ** 2 / 2
+    inertias: _Floats = np.append(np.cumsum(rises)[::-1], 0.0)
+    return inertias
+
+
 def exchange(gram: _Floats, labels: _Labels) -> _Labels:
     """Moves single points between clusters until no move lowers the inertia.
 

@@ -1,5 +1,6 @@
 import lzma
 import os
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,11 @@ from safetensors.torch import load_file
 from torch import nn
 from torchvision.models import resnet18
 
-from compressors import CompressionPlan, apply_plan, prune_filters
-from compressors.contract import model_digest
-from merging import merge_channels
+from compressors import Budget, CompressionPlan, apply_plan, finish, prune_filters
+from compressors.contract import ChannelGroup, model_digest
+from merging import merge, merge_channels
+from merging.assign import inertia, ward_clusters
+from merging.merge import ward_inertias
 from population.errors import InputError
 
 NAMES = ("resnet", "lenet", "mlp", "concatenated", "reused", "two_outputs", "tokens")
@@ -154,6 +157,29 @@ def test_on_a_trained_network_merging_beats_removing_channels_at_random(cifar):
     assert accuracy["merge"] > accuracy["random"] + 0.2
 
 
+def test_on_a_trained_network_a_global_budget_beats_a_uniform_one(cifar):
+    model, train, test, labels = (part if i == 0 else part[:150] for i, part in enumerate(cifar))
+    accuracy, params = {}, {}
+    for budget, amount in (("uniform", 0.75), ("params", 0.9374)):
+        result = merge_channels(
+            model, test[:1], amount=amount, seed=0, repair="bn", calibration=[train], budget=budget
+        )
+        params[budget] = result.cost.after.params / result.cost.before.params
+        with torch.no_grad():
+            accuracy[budget] = float((result.model(test).argmax(1) == labels).float().mean())
+    assert 0.06 < params["params"] <= params["uniform"] < 0.063
+    assert accuracy["params"] > accuracy["uniform"] + 0.05
+
+
+@pytest.mark.parametrize("n", [1, 2, 9])
+def test_inertias_of_all_of_wards_clusters(n):
+    points = np.random.default_rng(n).normal(size=(n, 4))
+    gram = points @ points.T
+    expected = [inertia(gram, ward_clusters(gram, k)) for k in range(1, n + 1)]
+    assert ward_inertias(gram) == pytest.approx(expected, abs=1e-9)
+    assert ward_inertias(np.zeros((n, n))).tolist() == [0.0] * n
+
+
 def test_assignments_find_the_clusters_that_they_are_named_for():
     # Filters 0 (four times), 2.9, 7 and 10 that nothing else tells apart: Ward's method and k-means
     # merge the last two, greedy pairs put 2.9 to the zeros. Values are clipped at 1 before they are read,
@@ -216,6 +242,50 @@ def test_activations_need_calibration(networks, amount):
     model, x, _ = networks.mlp()
     with pytest.raises(InputError, match="needs calibration"):
         merge_channels(model, x, amount=amount, seed=0, assign="activations")
+
+
+@pytest.mark.parametrize("budget", ["uniform", "params"])
+@pytest.mark.parametrize("assign", ["kmeans", "activations"])
+def test_everything_is_computed_once(networks, monkeypatch, assign, budget):
+    build, x = networks.HARD["grouped"]
+    model = build().eval()
+    counts = Counter()
+
+    def count(module, name):
+        function = getattr(module, name)
+
+        def counted(*args):
+            counts[name, *(a.name for a in args[1:] if isinstance(a, ChannelGroup))] += 1
+            return function(*args)
+
+        monkeypatch.setattr(module, name, counted)
+
+    count(finish, "find_groups")
+    count(merge, "channel_gram")
+    count(merge, "activation_grams")
+    calibration = [torch.rand(4, *x.shape[1:], generator=torch.Generator().manual_seed(0))]
+    result = merge_channels(
+        model, x, amount=0.5, seed=0, assign=assign, calibration=calibration, budget=budget
+    )
+    grams = [("channel_gram", g.name) for g in result.cost.groups]
+    expected = grams if assign == "kmeans" else [("activation_grams",)]
+    assert counts == Counter([("find_groups",), *expected])
+    assert len(grams) == 3
+
+
+def test_query_key_pairs_are_compared_by_weights_where_others_are_by_activations(networks):
+    build, x = networks.HARD["multihead attention"]
+    torch.manual_seed(0)
+    model = build().eval()
+    batches = [torch.rand(8, *x.shape[1:], generator=torch.Generator().manual_seed(0))]
+    by_data, by_weights = (
+        merge_channels(
+            model, x, amount=0.5, seed=0, assign=a, calibration=batches, budget=Budget(skip=["a"])
+        ).plan.clusters
+        for a in ("activations", "kmeans")
+    )
+    assert np.array_equal(by_data["m.query_key"], by_weights["m.query_key"])
+    assert not np.array_equal(by_data["m.value"], by_weights["m.value"])
 
 
 def test_assignments_do_not_read_calibration_that_they_do_not_need(networks):
