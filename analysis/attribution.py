@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 from torch import Tensor, nn
 
+from analysis.explained import check_explained
 from analysis.inference import device_of, evaluating
 from population.errors import InputError
 
@@ -85,8 +86,8 @@ def attribution_change(
         for own, following in zip(maps_dense, maps_dense[1:] + maps_dense[:1], strict=True)
     ]
     return AttributionChange(
-        spearman=_mean_where_defined(paired),
-        reference=_mean_where_defined(seeds) if len(dense) > 1 else None,
+        spearman=mean_where_defined(paired),
+        reference=mean_where_defined(seeds) if len(dense) > 1 else None,
         map_dense=torch.stack(maps_dense).mean(dim=0).numpy(),
         map_compressed=(sum_compressed / len(dense)).numpy(),
     )
@@ -117,14 +118,7 @@ def integrated_gradients_maps(
     """
     from captum.attr import IntegratedGradients
 
-    if images.ndim != 4 or targets.shape != images.shape[:1]:
-        raise InputError(
-            "images and targets must have shapes (N, C, H, W) and (N,),"
-            f" not {(*images.shape,)} and {(*targets.shape,)}"
-        )
-    # The black baseline is the zero image only on this scale.
-    if not images.is_floating_point() or bool(((images < 0) | (images > 1)).any()):
-        raise InputError("images must be floating-point numbers in [0, 1]")
+    check_explained(images, targets)
     if steps < 1 or batch_size < 1:
         raise InputError(f"steps and batch_size must be at least 1, not {steps} and {batch_size}")
     device = device_of(model)
@@ -176,6 +170,7 @@ def _centred_ranks(maps: Tensor) -> NDArray[np.float64]:
     return ranks
 
 
-def _mean_where_defined(members: Sequence[MaskedFloats]) -> MaskedFloats:
+def mean_where_defined(members: Sequence[MaskedFloats]) -> MaskedFloats:
+    """Means over members of masked values (N,); masked where no member has a value."""
     mean: Any = np.ma.stack(members).mean(axis=0)
     return np.ma.MaskedArray(mean.filled(np.nan), mask=np.ma.getmaskarray(mean), fill_value=np.nan)
