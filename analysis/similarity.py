@@ -1,70 +1,131 @@
-"""How alike two networks represent the same images: centred kernel alignment (CKA), layer by layer.
+"""How alike networks represent the same images: CKA of their layers, in one pass over the images.
 
-The measure is the linear CKA of Kornblith et al. 2019 (arXiv 1905.00414) on the unbiased estimator of
-the Hilbert-Schmidt independence criterion (HSIC) of Song et al. 2012, in the minibatch form of Nguyen
-et al. 2021 (arXiv 2010.15327). Read it beside a reference between two dense networks: the value of a
-layer depends on its width and on single outliers (Davari et al. 2023, arXiv 2210.16156), so it means
-little alone.
+One network, as a rule the dense one, is compared with any number of others at once: its compressed
+version, and as references a dense network of another seed and an untrained one. The value of a layer
+depends on its width and on single outliers, so it means little without them.
+
+Two ways to get there:
+
+- ``cka_maps``: outputs averaged over positions, values of the full set of images, and of subsets.
+- ``minibatch_cka_maps``: whole feature maps, flattened, values estimated from batches.
 """
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
-from analysis.inference import device_of, evaluating
-from population.errors import InputError, unknown_name
+from analysis.activations import layer_outputs, position_means
+from analysis.cka import ESTIMATORS, MIN_SAMPLES, Floats, HsicTerms, centred_gram, gram_sums, linear_cka
+from analysis.inference import evaluating
+from analysis.moments import CkaStream
+from population.errors import InputError
 
-MIN_SAMPLES = 4
-"""The unbiased HSIC divides by n - 3."""
-
-_ROUNDING = 1e-6
-"""A Gram matrix keeps about this share of its size in rounding (float32 features)."""
+__all__ = ["CkaMap", "cka_maps", "layer_cka", "linear_cka", "minibatch_cka_maps"]
 
 
-def linear_cka(x: Tensor, y: Tensor) -> float:
-    """Compares two representations of the same samples, by unbiased linear CKA on the full set.
+@dataclass(frozen=True, eq=False)
+class CkaMap:
+    """Linear CKA of every layer of one network with every layer of another, on one set of images.
 
-    ``HSIC1(K, L) / sqrt(HSIC1(K, K) HSIC1(L, L))`` with the Gram matrices ``K = x x'`` and
-    ``L = y y'``. It does not change when either representation is rotated, scaled by a number or
-    shifted as a whole.
+    Attributes:
+        n: number of images.
+        unbiased: shape (L, L); rows are layers of the first network, columns of the other.
+        biased: the same by the biased estimator, which is larger the fewer the images are.
+    """
+
+    n: int
+    unbiased: Floats
+    biased: Floats
+
+
+def cka_maps(
+    first: nn.Module,
+    others: Mapping[str, nn.Module],
+    images: Tensor,
+    layers: Sequence[str],
+    *,
+    subsets: Mapping[str, NDArray[np.int64]],
+    batch_size: int,
+) -> dict[str, dict[str, CkaMap]]:
+    """Compares all layers of one network with all layers of others, on sets of images.
+
+    Outputs are averaged over positions (``position_means``). Values are those of all images of a set
+    together, within 1e-4 (float32). Each network sees every image once. Memory: per other network and
+    set of more than 512 images one number for each pair of channels; smaller sets take less.
 
     Args:
-        x: features of the first network, shape (n, p), n >= 4.
-        y: features of the second network, shape (n, q).
+        first: a network; modes and hooks of all networks are as before afterwards.
+        others: networks with the same layer names, under names of their own; widths may differ.
+        images: network inputs in a fixed order, shape (N, ...).
+        layers: names of modules that run once per forward pass; widths may differ between networks.
+        subsets: sets of images by index, under names of their own, at least 4 images each; an index
+            of all images is one of them where that is wanted.
+        batch_size: number of images per forward pass; it does not change the values.
 
     Returns:
-        1 for equal representations, about 0 for independent ones. The estimator is unbiased, so it may
-        fall a little below 0 by chance.
+        Per name in ``others`` and in ``subsets`` the map.
 
     Raises:
-        InputError: if the shapes disagree, n < 4, or a representation does not vary over the samples.
+        InputError: if a set is too small or names an image twice or one that there is not, a layer is
+            unknown, runs not exactly once or gives no fitting tensor, or its features do not vary.
     """
-    if x.ndim != 2 or y.ndim != 2 or len(x) != len(y):
-        raise InputError(f"features must have shapes (n, p) and (n, q), not {(*x.shape,)} and {(*y.shape,)}")
-    if len(x) < MIN_SAMPLES:
-        raise InputError(f"CKA needs at least {MIN_SAMPLES} samples, not {len(x)}")
-    terms = _HsicTerms.of(_centred_gram(x), _centred_gram(y))
-    return terms.cka("the features")
+    members = {name: _members(name, index, len(images)) for name, index in subsets.items()}
+    streams = {(other, subset): CkaStream() for other in others for subset in subsets}
+    centres: dict[int, dict[str, tuple[Tensor, Tensor]]] = {}
+    networks = (first, *others.values())
+    with torch.no_grad(), ExitStack() as modes:
+        for network in networks:
+            modes.enter_context(evaluating(network))
+        for rows in torch.split(torch.arange(len(images)), batch_size):
+            batch = images[rows[0] : rows[-1] + 1]
+            features = []
+            for position, network in enumerate(networks):
+                outputs = layer_outputs(network, batch, layers, position_means)
+                if position not in centres:
+                    centres[position] = {layer: _centre(part) for layer, part in outputs.items()}
+                features.append([_shifted(part, centres[position][name]) for name, part in outputs.items()])
+            for subset, member in members.items():
+                mask = member[rows]
+                if mask.any():
+                    chosen = [[part[mask.to(part.device)] for part in parts] for parts in features]
+                    for other, parts in zip(others, chosen[1:], strict=True):
+                        streams[other, subset].add(chosen[0], parts)
+    maps: dict[str, dict[str, CkaMap]] = {other: {} for other in others}
+    for other, subset in list(streams):
+        sums = streams.pop((other, subset)).sums()
+        try:
+            values = [sums.terms(estimator).cka(layers) for estimator in ESTIMATORS]
+        except InputError as error:
+            raise InputError(f"{other!r}, images {subset!r}: {error}") from error
+        maps[other][subset] = CkaMap(sums.cross.n, values[0], values[1])
+    return maps
 
 
-def layer_cka(
-    first: nn.Module, second: nn.Module, images: Tensor, layers: Sequence[str], *, batch_size: int
-) -> dict[str, float]:
-    """Compares two networks layer by layer, by unbiased minibatch linear CKA.
+def minibatch_cka_maps(
+    first: nn.Module,
+    others: Mapping[str, nn.Module],
+    images: Tensor,
+    layers: Sequence[str],
+    *,
+    batch_size: int,
+) -> dict[str, Floats]:
+    """Compares all layers of one network with all layers of others, by unbiased minibatch CKA.
 
-    The three HSIC terms are averaged over the batches before the ratio is taken (Nguyen et al. 2021).
-    Deviation: instead of full batches and a short last one, which would weigh as much as the others,
-    the images are split into the fewest batches of nearly equal size. Each network sees every image
-    once. A layer's output is reduced to its samples x samples Gram matrix on the spot, so memory holds
-    two such matrices per layer, whatever the number of images.
+    Outputs are flattened, so that positions count. The three HSIC terms are averaged over the batches
+    before the ratio is taken (Nguyen et al. 2021, arXiv 2010.15327). Deviation: instead of full batches
+    and a short last one, which would weigh as much as the others, the images are split into the
+    fewest batches of nearly equal size. Each network sees every image once. A layer's output is
+    reduced to its samples x samples Gram matrix on the spot, so memory holds one such matrix per
+    layer and network, whatever the number of images.
 
     Args:
-        first: a network; its own modes and hooks are as before afterwards.
-        second: a network with the same layer names; widths may differ.
+        first: a network; modes and hooks of all networks are as before afterwards.
+        others: networks with the same layer names, under names of their own; widths may differ.
         images: network inputs in a fixed order, shape (N, ...), N >= 4; moved batch by batch to the
             device of each network.
         layers: names of modules that run once per forward pass and give one tensor of shape (N, ...),
@@ -73,7 +134,7 @@ def layer_cka(
             N cannot be split into smaller ones of at least 4.
 
     Returns:
-        The CKA of each layer with its namesake, in the order of ``layers``.
+        Per name in ``others`` the map, shape (L, L); rows are layers of ``first``.
 
     Raises:
         InputError: if there are too few images, a layer is unknown, runs not exactly once or gives no
@@ -85,99 +146,56 @@ def layer_cka(
             f" given are {len(images)} in batches of {batch_size}"
         )
     batches = min(-(-len(images) // batch_size), len(images) // MIN_SAMPLES)
-    terms: dict[str, _HsicTerms] = {}
-    with torch.inference_mode(), evaluating(first), evaluating(second):
+    terms: dict[str, HsicTerms] = {}
+    with torch.inference_mode(), ExitStack() as modes:
+        for network in (first, *others.values()):
+            modes.enter_context(evaluating(network))
         for batch in images.tensor_split(batches):
-            grams_first, grams_second = (_layer_grams(model, batch, layers) for model in (first, second))
-            for layer in layers:
-                new = _HsicTerms.of(grams_first[layer], grams_second[layer])
-                terms[layer] = terms[layer] + new if layer in terms else new
-    return {layer: terms[layer].cka(f"the features of layer {layer!r}") for layer in layers}
+            grams = list(layer_outputs(first, batch, layers, centred_gram).values())
+            for name, other in others.items():
+                other_grams = list(layer_outputs(other, batch, layers, centred_gram).values())
+                new = gram_sums(grams, other_grams).terms("unbiased")
+                terms[name] = terms[name] + new if name in terms else new
+    return {name: total.cka(layers) for name, total in terms.items()}
 
 
-@dataclass(frozen=True)
-class _HsicTerms:
-    """HSIC1 of two representations with each other, and of each with itself; sums over batches.
+def layer_cka(
+    first: nn.Module, second: nn.Module, images: Tensor, layers: Sequence[str], *, batch_size: int
+) -> dict[str, float]:
+    """Compares two networks layer by layer: the diagonal of ``minibatch_cka_maps``.
 
-    The number of batches is left out: the ratio cancels it.
+    Args:
+        first: a network.
+        second: a network with the same layer names; widths may differ.
+        images: network inputs in a fixed order, shape (N, ...), N >= 4.
+        layers: names of layers.
+        batch_size: largest number of images per batch, at least 4.
+
+    Returns:
+        The CKA of each layer with its namesake, in the order of ``layers``.
+
+    Raises:
+        InputError: as ``minibatch_cka_maps``.
     """
-
-    cross: float
-    first: float
-    second: float
-
-    @classmethod
-    def of(cls, first: Tensor, second: Tensor) -> "_HsicTerms":
-        """Computes HSIC1 of two U-centred Gram matrices, both of shape (n, n).
-
-        For such matrices Song's estimator is their inner product over n (n - 3).
-        """
-        pairs = len(first) * (len(first) - 3)
-        second = second.to(first.device)
-        return cls(
-            cross=float((first * second).sum()) / pairs,
-            first=float((first * first).sum()) / pairs,
-            second=float((second * second).sum()) / pairs,
-        )
-
-    def __add__(self, other: "_HsicTerms") -> "_HsicTerms":
-        return _HsicTerms(self.cross + other.cross, self.first + other.first, self.second + other.second)
-
-    def cka(self, what: str) -> float:
-        """Takes the ratio; ``what`` begins the error where it is not defined."""
-        if self.first == 0 or self.second == 0:
-            side = "first" if self.first == 0 else "second"
-            raise InputError(f"{what} do not vary over the images in the {side} network: CKA is undefined")
-        return self.cross / math.sqrt(self.first * self.second)
+    values = minibatch_cka_maps(first, {"second": second}, images, layers, batch_size=batch_size)["second"]
+    return dict(zip(layers, values.diagonal().tolist(), strict=True))
 
 
-def _centred_gram(features: Tensor) -> Tensor:
-    """Returns the U-centred linear Gram matrix, shape (n, n), float64, of features of shape (n, p).
-
-    HSIC1 is that of the raw Gram matrix: U-centring (Szekely & Rizzo 2014) takes out what is additive
-    in rows and columns, and so any common shift of the features.
-    """
-    n = len(features)
-    wide = features if features.dtype == torch.float64 else features.float()
-    # The shift is exact in theory; taking it out first keeps float32 from drowning small
-    # differences in a large mean, and by way of one sample equal rows become exactly zero.
-    shifted = wide - wide[:1]
-    shifted = shifted - shifted.mean(dim=0)
-    gram = (shifted @ shifted.T).double()
-    size = gram.norm()
-    gram.fill_diagonal_(0)
-    rows = gram.sum(dim=1) / (n - 2)
-    centred = gram - rows[:, None] - rows[None, :] + gram.sum() / ((n - 1) * (n - 2))
-    centred.fill_diagonal_(0)
-    # Features that differ on one image only leave nothing but rounding behind.
-    return centred if centred.norm() > _ROUNDING * size else torch.zeros_like(centred)
+def _members(name: str, index: NDArray[np.int64], n: int) -> Tensor:
+    """Turns an index into a mask, shape (n,)."""
+    if len(index) < MIN_SAMPLES:
+        raise InputError(f"CKA needs at least {MIN_SAMPLES} images; {name!r} has {len(index)}")
+    if index.min() < 0 or index.max() >= n or len(np.unique(index)) < len(index):
+        raise InputError(f"{name!r} must name each image once, by numbers from 0 to {n - 1}")
+    mask = torch.zeros(n, dtype=torch.bool)
+    mask[torch.from_numpy(index)] = True
+    return mask
 
 
-def _layer_grams(model: nn.Module, batch: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
-    """Runs a model once and returns the U-centred Gram matrix of each layer's output."""
-    modules = dict(model.named_modules())
-    grams: dict[str, list[Tensor]] = {layer: [] for layer in layers}
-    handles: list[RemovableHandle] = []
+def _centre(features: Tensor) -> tuple[Tensor, Tensor]:
+    """A sample and the mean of the rest from it; less both, features that do not vary are exactly 0."""
+    return features[:1], (features - features[:1]).mean(dim=0)
 
-    def collect(layer: str, output: object) -> None:
-        if not isinstance(output, Tensor):
-            raise InputError(f"layer {layer!r} gives a {type(output).__name__}, not one tensor")
-        grams[layer].append(_centred_gram(output.flatten(start_dim=1)))
 
-    try:
-        for layer in grams:
-            if layer not in modules:
-                raise unknown_name("layer", layer, modules)
-            handles.append(
-                modules[layer].register_forward_hook(
-                    lambda _module, _inputs, output, layer=layer: collect(layer, output)
-                )
-            )
-        model(batch.to(device_of(model)))
-    finally:
-        for handle in handles:
-            handle.remove()
-    for layer, found in grams.items():
-        if len(found) != 1:
-            raise InputError(f"layer {layer!r} runs {len(found)} times in a forward pass, not once")
-    return {layer: found[0] for layer, found in grams.items()}
+def _shifted(features: Tensor, centre: tuple[Tensor, Tensor]) -> Tensor:
+    return features - centre[0] - centre[1]

@@ -25,9 +25,13 @@ from merging import merge_channels
 METHODS = {
     "dense": keep_dense,
     "merge": merge_channels,
+    "merge, params": partial(merge_channels, budget="params"),
+    "merge, MACs": partial(merge_channels, budget="macs"),
     "L1 filters": prune_filters,
     "random": partial(prune_filters, norm="random"),
 }
+#: Budgets that take as much of this as the uniform one of the same row does.
+EQUAL = {"merge, params": "params", "merge, MACs": "macs"}
 REPAIRS = ("none", "data-free", "bn", "least-squares")
 FOLDER = Path(__file__).parents[1] / "docs" / "benchmarks"
 KEY = ["method", "amount", "repair", "seed", "images"]
@@ -47,7 +51,7 @@ class Settings:
     """
 
     networks: tuple[str, ...] = tuple(NETWORKS)
-    methods: tuple[str, ...] = ("merge", "L1 filters", "random")
+    methods: tuple[str, ...] = ("merge", "merge, params", "merge, MACs", "L1 filters")
     repairs: tuple[str, ...] = REPAIRS
     images: int = 10_000
     amounts: tuple[float, ...] = (0.1, 0.25, 0.5, 0.75)
@@ -70,6 +74,9 @@ def measure(network: str, settings: Settings) -> None:
             cell = dict(zip(KEY, (method, amount, repair, seed, len(setting.images)), strict=True))
             if _known(path, cell):
                 continue
+            if method in EQUAL:
+                uniform = merge_channels(setting.model, setting.images[:1], amount=amount, seed=seed).cost
+                amount = 1 - getattr(uniform.after, EQUAL[method]) / getattr(uniform.before, EQUAL[method])
             result = METHODS[method](
                 setting.model, setting.images[:1], amount=amount, seed=seed,
                 repair=repair, calibration=setting.calibration,
@@ -108,6 +115,8 @@ def write_tables() -> None:
         "",
         f"Made by `make bench-merging` on {os.cpu_count()} cores ({_processor()}), torch",
         f"{torch.__version__}, float32. Means over seeds, with the largest distance of a seed from the mean.",
+        "`merge, params` and `merge, MACs` remove no fixed share of the channels of a group: they spend as",
+        "many parameters, or operations, as `merge` in the same row, where it hurts least.",
         "",
     ]
     for path in sorted(FOLDER.glob("merging-*.csv")):

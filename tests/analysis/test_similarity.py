@@ -1,15 +1,14 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from analysis.similarity import layer_cka, linear_cka
+import analysis.moments as moments
+from analysis.activations import pooled_features
+from analysis.similarity import cka_maps, layer_cka, linear_cka, minibatch_cka_maps
 from population.errors import InputError
-
-
-def features(n: int, p: int, *, seed: int) -> Tensor:
-    return torch.randn(n, p, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def slow_hsic1(x: Tensor, y: Tensor) -> float:
@@ -33,70 +32,6 @@ def slow_cka(pairs: list[tuple[Tensor, Tensor]]) -> float:
     first = sum(slow_hsic1(x, x) for x, _ in pairs) / len(pairs)
     second = sum(slow_hsic1(y, y) for _, y in pairs) / len(pairs)
     return cross / math.sqrt(first * second)
-
-
-class TestLinearCka:
-    @pytest.mark.parametrize("n", [4, 5, 12])
-    def test_equals_the_formula_written_out(self, n: int) -> None:
-        x = features(n, 3, seed=n)
-        y = x[:, :2] ** 2 + 0.5 * features(n, 2, seed=50 + n)
-        assert linear_cka(x, y) == pytest.approx(slow_cka([(x, y)]), rel=1e-10)
-
-    def test_value_worked_by_hand(self) -> None:
-        # Four points: K is +1 within {0, 1} and {2, 3} and -1 across; L the same for {0, 2}, {1, 3}.
-        # K 1 = -1 for every row, so HSIC1(K, K) = (12 + 16/6 - 4) / 4 = 8/3;
-        # tr(K L) = 4 (4 pairs (i, j): -1, twice 4 pairs of opposite signs: 12 - 8 - 8 = -4), so
-        # HSIC1(K, L) = (-4 + 16/6 - 4) / 4 = -4/3 and CKA = -1/2.
-        x = torch.tensor([[1.0], [1.0], [-1.0], [-1.0]])
-        y = torch.tensor([[1.0], [-1.0], [1.0], [-1.0]])
-        assert linear_cka(x, y) == pytest.approx(-0.5, rel=1e-12)
-        assert linear_cka(x, x) == pytest.approx(1.0, rel=1e-12)
-
-    def test_rotation_scale_and_common_shift_change_nothing(self) -> None:
-        x, y = features(30, 6, seed=1), features(30, 4, seed=2)
-        y[:, 0] = x[:, 0]
-        rotation, _ = torch.linalg.qr(features(6, 6, seed=3))
-        moved = 7.5 * x @ rotation + 100.0
-        assert linear_cka(moved, y) == pytest.approx(linear_cka(x, y), rel=1e-9)
-        stretched = x * torch.tensor([9.0, 1, 1, 1, 1, 1])
-        assert abs(linear_cka(stretched, y) - linear_cka(x, y)) > 0.1
-
-    def test_equal_is_one_and_symmetric(self) -> None:
-        x, y = features(20, 5, seed=4), features(20, 5, seed=5)
-        assert linear_cka(x, x) == pytest.approx(1.0, rel=1e-12)
-        assert linear_cka(x, y) == pytest.approx(linear_cka(y, x), rel=1e-12)
-
-    def test_independent_features_give_zero_on_average_even_in_many_dimensions(self) -> None:
-        # The biased estimator gives about 0.9 here.
-        values = [linear_cka(features(20, 200, seed=s), features(20, 200, seed=1000 + s)) for s in range(40)]
-        assert abs(sum(values) / 40) < 0.03
-        assert min(values) < 0 < max(values)
-
-    def test_known_pitfall_moving_few_samples_away_changes_it(self) -> None:
-        x = features(200, 10, seed=6)
-        moved = x.clone()
-        moved[:10, 0] += 50.0
-        assert linear_cka(x, moved) < 0.5
-
-    def test_small_differences_on_a_large_mean_survive_float32(self) -> None:
-        x = features(16, 8, seed=7)
-        y = x + 0.3 * features(16, 8, seed=8)
-        shifted = (x + 1000.0).float()
-        assert linear_cka(shifted, y.float()) == pytest.approx(linear_cka(x, y), abs=1e-4)
-
-    @pytest.mark.parametrize("outlier", [0.0, 3.0])
-    def test_features_without_variation_are_refused(self, outlier: float) -> None:
-        flat = torch.full((8, 3), 0.1)
-        flat[2] += outlier
-        with pytest.raises(InputError, match="the features do not vary over the images in the second"):
-            linear_cka(features(8, 3, seed=9).float(), flat)
-
-    @pytest.mark.parametrize(
-        ("shape_x", "shape_y"), [((3, 2), (3, 2)), ((5, 2), (6, 2)), ((5, 2, 2), (5, 4))]
-    )
-    def test_unfit_shapes_are_refused(self, shape_x: tuple[int, ...], shape_y: tuple[int, ...]) -> None:
-        with pytest.raises(InputError):
-            linear_cka(torch.rand(shape_x), torch.rand(shape_y))
 
 
 def network(*, seed: int, width: int = 5) -> nn.Sequential:
@@ -227,6 +162,125 @@ class TestLayerCka:
     ) -> None:
         with pytest.raises(InputError, match="at least 4"):
             layer_cka(*pair, images[:count], ["0"], batch_size=batch_size)
+
+    def test_a_layer_named_twice_is_refused(
+        self, pair: tuple[nn.Sequential, nn.Sequential], images: Tensor
+    ) -> None:
+        with pytest.raises(InputError, match="named twice"):
+            layer_cka(*pair, images, ["0", "0"], batch_size=8)
+
+
+def others(images: Tensor) -> dict[str, nn.Module]:
+    found = {"compressed": network(seed=2, width=7), "other seed": network(seed=3)}
+    for model in found.values():
+        model(images)
+    return found
+
+
+class TestMinibatchCkaMaps:
+    def test_every_pair_of_layers_by_hand(
+        self, pair: tuple[nn.Sequential, nn.Sequential], images: Tensor
+    ) -> None:
+        first, compared = pair[0], others(images)
+        maps = minibatch_cka_maps(first, compared, images, ["1", "4"], batch_size=8)
+        assert list(maps) == ["compressed", "other seed"]
+        for name, other in compared.items():
+            with torch.no_grad():
+                rows, columns = (
+                    [model[:depth](images).flatten(1).double() for depth in (2, 5)]  # type: ignore[index]
+                    for model in (first, other)
+                )
+            cuts = ((0, 8), (8, 15), (15, 22))
+            expected = [[slow_cka([(x[a:b], y[a:b]) for a, b in cuts]) for y in columns] for x in rows]
+            np.testing.assert_allclose(maps[name], expected, atol=1e-5)
+
+
+SUBSETS = {"all": np.arange(22), "some": np.array([21, 3, 4, 9, 10, 0])}
+LAYERS = ("0", "1", "4")
+
+
+class TestCkaMaps:
+    @pytest.mark.parametrize("limit", [512, 5])
+    @pytest.mark.parametrize("batch_size", [1, 8, 50])
+    def test_every_pair_of_layers_equals_the_value_of_all_images_at_once(
+        self,
+        pair: tuple[nn.Sequential, nn.Sequential],
+        images: Tensor,
+        limit: int,
+        batch_size: int,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr(moments, "GRAM_SAMPLES", limit)
+        first, compared = pair[0], others(images)
+        maps = cka_maps(first, compared, images, LAYERS, subsets=SUBSETS, batch_size=batch_size)
+        assert {name: list(found) for name, found in maps.items()} == {
+            name: list(SUBSETS) for name in compared
+        }
+        rows = pooled_features(first, images, LAYERS, batch_size=22)
+        for name, other in compared.items():
+            columns = pooled_features(other, images, LAYERS, batch_size=22)
+            for subset, index in SUBSETS.items():
+                found = maps[name][subset]
+                assert found.n == len(index)
+                for k, x in enumerate(rows.values()):
+                    for m, y in enumerate(columns.values()):
+                        chosen = x[index].double(), y[index].double()
+                        expected = linear_cka(*chosen), linear_cka(*chosen, estimator="biased")
+                        assert found.unbiased[k, m] == pytest.approx(expected[0], abs=1e-5)
+                        assert found.biased[k, m] == pytest.approx(expected[1], abs=1e-5)
+
+    def test_each_network_sees_each_image_once_and_is_left_as_it_was(
+        self, pair: tuple[nn.Sequential, nn.Sequential], images: Tensor
+    ) -> None:
+        compared = {"a": pair[1], "b": network(seed=3).train()}
+        seen: list[Tensor] = []
+        handles = [
+            model.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
+            for model in (pair[0], *compared.values())
+        ]
+        cka_maps(pair[0], compared, images, ["0"], subsets=SUBSETS, batch_size=9)
+        assert [len(batch) for batch in seen] == [9, 9, 9, 9, 9, 9, 4, 4, 4]
+        assert torch.equal(torch.cat(seen[::3]), images)
+        for handle in handles:
+            handle.remove()
+        assert sum(hooks(model) for model in (pair[0], *compared.values())) == 0
+        assert compared["b"].training
+
+    def test_a_network_equals_itself(self, pair: tuple[nn.Sequential, nn.Sequential], images: Tensor) -> None:
+        found = cka_maps(pair[0], {"same": pair[0]}, images, ["0", "4"], subsets=SUBSETS, batch_size=9)
+        for cka_map in found["same"].values():
+            np.testing.assert_allclose(cka_map.unbiased.diagonal(), 1, rtol=1e-6)
+            np.testing.assert_allclose(cka_map.unbiased, cka_map.unbiased.T, rtol=1e-6)
+            assert cka_map.unbiased[0, 1] < 0.99
+
+    @pytest.mark.parametrize("limit", [512, 5])
+    def test_a_dead_layer_is_named(
+        self,
+        pair: tuple[nn.Sequential, nn.Sequential],
+        images: Tensor,
+        limit: int,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr(moments, "GRAM_SAMPLES", limit)
+        nn.init.zeros_(pair[1][4].weight)
+        nn.init.constant_(pair[1][4].bias, 0.1)
+        with pytest.raises(InputError, match=r"'dead', images 'all': .* layer '4' do not vary .* second"):
+            cka_maps(pair[0], {"dead": pair[1]}, images, ["0", "4"], subsets=SUBSETS, batch_size=9)
+
+    @pytest.mark.parametrize(
+        ("index", "message"),
+        [
+            ([0, 1, 2], "'odd' has 3"),
+            ([0, 1, 2, 22], "numbers from 0 to 21"),
+            ([-1, 1, 2, 3], "numbers from 0 to 21"),
+            ([1, 1, 2, 3, 4], "once"),
+        ],
+    )
+    def test_unfit_sets_of_images_are_refused(
+        self, pair: tuple[nn.Sequential, nn.Sequential], images: Tensor, index: list[int], message: str
+    ) -> None:
+        with pytest.raises(InputError, match=message):
+            cka_maps(pair[0], {"b": pair[1]}, images, ["0"], subsets={"odd": np.array(index)}, batch_size=8)
 
 
 class _Pair(nn.Module):
