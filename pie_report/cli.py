@@ -157,6 +157,30 @@ class Figures:
     messages: Messages = Messages()
 
 
+@dataclass(frozen=True)
+class Models:
+    """List the models by name, with their sizes.
+
+    Attributes:
+        messages: what is printed.
+    """
+
+    messages: Messages = Messages()
+
+
+@dataclass(frozen=True)
+class Data:
+    """List the data sets by name, with their sizes, and say which are there.
+
+    Attributes:
+        data_dir: where torchvision's data sets are.
+        messages: what is printed.
+    """
+
+    data_dir: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    messages: Messages = Messages()
+
+
 def _report(flags: Report) -> None:
     from population.spec import canonical
     from ssl_models.datasets import check_data_name, display_name
@@ -231,6 +255,24 @@ def _figures(flags: Figures) -> None:
     _finish(flags.messages, flags.run / "figures", run=flags.run)
 
 
+def _models(flags: Models) -> None:
+    from ssl_models.listing import list_models, models_text
+
+    print(_as_json(list_models()) if flags.messages.json else models_text())
+
+
+def _data(flags: Data) -> None:
+    from ssl_models.listing import data_text, list_data
+
+    print(_as_json(list_data(flags.data_dir)) if flags.messages.json else data_text(flags.data_dir))
+
+
+def _as_json(content: object) -> str:
+    import json
+
+    return json.dumps(content, indent=1)
+
+
 def _finish(messages: Messages, path: Path, *, run: Path | None = None) -> None:
     """Prints where the result is, or the report itself."""
     document = (run or path.parent) / "report.json"
@@ -243,6 +285,8 @@ _COMMANDS: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
     "gallery": (Gallery, _gallery),
     "figures": (Figures, _figures),
     "train": (Train, _train),
+    "models": (Models, _models),
+    "data": (Data, _data),
 }
 _EXAMPLES = {
     "report": "pie-report --model simclr_r18 --merge 0.5 --prune 0.9",
@@ -250,6 +294,8 @@ _EXAMPLES = {
     "gallery": "pie gallery runs/x",
     "figures": "pie figures runs/x",
     "train": "pie train --model supervised_r18 --members 30",
+    "models": "pie models",
+    "data": "pie data --data-dir ~/data",
 }
 
 
@@ -377,7 +423,7 @@ def _command_line(spec: ReportSpec) -> str:
         amounts = getattr(spec, name)
         parts += [f"--{name}", *(f"{a:g}" for a in amounts)] if amounts else []
     parts += ["--members", str(named.members), "--probe", spec.probe, "--repair", spec.repair]
-    for name in ("width", "epochs"):
+    for name in ("width", "stem", "epochs"):
         value = getattr(named, name)
         parts += [] if value is None else [f"--{name}", str(value)]
     return " ".join([*parts, "--seed", str(named.seed)])

@@ -13,7 +13,7 @@ from analysis.attribution import AttributionChange, attribution_change
 from analysis.similarity import layer_cka
 from pie_report.members import Population
 from population.spec import CompressionSpec, key
-from ssl_models.backbones import COMPARED_LAYERS
+from ssl_models.backbones import compared_layers
 
 # Bounds of what is computed. The report shows those of the attributions, docs/report-schema.md all.
 CKA_MEMBERS, CKA_IMAGES, CKA_BATCH = 5, 2000, 256
@@ -31,7 +31,8 @@ def cka_table(population: Population, condition: CompressionSpec) -> pd.DataFram
 
     def compute(folder: Path) -> None:
         images = population.test_images[:CKA_IMAGES].float().div(255)
-        layers = [f"encoder.{name}" for name in COMPARED_LAYERS]
+        names = compared_layers(population.member.model.architecture)
+        layers = [f"encoder.{name}" for name in names]
         dense = [population.dense(i) for i in range(members)]
         values, references = [], []
         for i, first in enumerate(dense):
@@ -39,7 +40,7 @@ def cka_table(population: Population, condition: CompressionSpec) -> pd.DataFram
             values.append(layer_cka(first, compressed, images, layers, batch_size=CKA_BATCH))
             references.append(layer_cka(first, other, images, layers, batch_size=CKA_BATCH))
         rows = {
-            "layer": list(COMPARED_LAYERS),
+            "layer": list(names),
             "value": [float(np.mean([v[layer] for v in values])) for layer in layers],
             "reference": [float(np.mean([r[layer] for r in references])) for layer in layers],
         }

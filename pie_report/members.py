@@ -94,6 +94,7 @@ class Population:
             in_channels=model.in_channels,
             width=model.width,
             seed=self.seeds[index],
+            stem=model.stem,
             mean=mean,
             std=std,
         )

@@ -24,7 +24,7 @@ from population.spec import CompressionSpec, MemberSpec, PopulationSpec, ReportS
 from population.store import Store
 from ssl_models.datasets import check_data_name, display_name, load_data
 from ssl_models.presets import preset
-from ssl_models.zoo import check_model_name, model_spec
+from ssl_models.zoo import check_model_name, model_spec, split_name, stem_for
 
 #: Of one member. A small network gains little from a second thread; a second member beside it gains
 #: all, and results do not depend on the number of cores.
@@ -49,7 +49,7 @@ def open_population(
     check_data_name(spec.data)
     device = _device(spec.device)
     data = load_data(spec.data, data_dir=data_dir, download=download)
-    chosen = preset(spec.data, spec.model.rsplit("_", 1)[0])
+    chosen = preset(spec.data, split_name(spec.model)[0])
     training = chosen.training
     if spec.epochs is not None:
         training = replace(training, epochs=spec.epochs)
@@ -58,6 +58,7 @@ def open_population(
         num_classes=data.num_classes,
         in_channels=data.in_channels,
         width=spec.width or chosen.width,
+        stem=spec.stem or stem_for(data.resolution),
     )
     member = MemberSpec(model, training, data.fingerprint(), spec.seed, device, _THREADS)
     return Population(member, spec.members, data, store)
@@ -116,6 +117,7 @@ def describe(spec: ReportSpec, population: Population, command_line: str) -> dic
                 "objective": member.model.objective,
                 "architecture": member.model.architecture,
                 "width": member.model.width,
+                "stem": member.model.stem,
                 "resolution": data.resolution,
                 **{n: v for n, v in asdict(member.training).items() if n != "augmentation"},
                 **asdict(member.training.augmentation),

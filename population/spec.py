@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 from population.errors import InputError, unknown_name
@@ -14,9 +14,14 @@ SEEDS = 2**32
 #: Bumped when the meaning of stored results changes, so that old ones are not taken for new.
 FORMAT = 1
 
+#: Marks a field that came after results were stored: it is left out of keys at its default, which is what
+#: the specs without it meant, so that those results stay valid.
+_LATER = {"later": True}
+
 METHOD_NAMES = ("merge", "prune", "filters", "random")
 PROBES = ("frozen", "refit")
 REPAIRS = ("none", "data-free", "bn", "least-squares")
+STEMS = ("small", "imagenet")
 DEVICES = ("auto", "cpu", "cuda")
 
 
@@ -72,10 +77,11 @@ class ModelSpec:
 
     Attributes:
         objective: ``supervised``, ``simclr``, ...
-        architecture: the encoder, ``r18``.
+        architecture: the encoder: ``r18``, ``wrn16_2``, ...
         num_classes: outputs of the classifier.
         in_channels: 1 for grey images, 3 for colour.
-        width: channels of the first stage; the encoder's embedding is 8 times as wide.
+        width: channels of the first convolution; all others scale with it.
+        stem: how the encoder begins: ``small``, at full resolution, or ``imagenet``, which shrinks early.
     """
 
     objective: str
@@ -83,6 +89,7 @@ class ModelSpec:
     num_classes: int
     in_channels: int
     width: int
+    stem: str = field(default="small", metadata=_LATER)
 
     def __post_init__(self) -> None:
         for name in ("num_classes", "in_channels", "width"):
@@ -149,10 +156,13 @@ class PopulationSpec:
     """A population as the command line names it.
 
     Attributes:
-        model: objective and architecture: supervised_r18, simclr_r18 or byol_r18.
-        data: digits (embedded), cifar10, or imagefolder:PATH with a folder for each class.
+        model: objective and architecture, for example simclr_r18; pie models lists all.
+        data: data set, for example digits (embedded), cifar10, or imagefolder:PATH with a folder for each
+            class; pie data lists all.
         members: size K of the population, at least 2; members differ only in seed.
-        width: channels of the network's first stage (default: the data set's preset).
+        width: channels of the network's first convolution (default: the data set's preset).
+        stem: how the network begins: small (at full resolution) or imagenet (shrinks early); by default
+            small for images of at most 64 pixels.
         epochs: passes over the training images (default: the data set's preset).
         seed: of the first member; member i has this seed + i. All must be in [0, 2^32).
         device: auto (a GPU where there is one), cpu or cuda.
@@ -165,11 +175,14 @@ class PopulationSpec:
     data: str = "digits"
     members: int = 10
     width: int | None = None
+    stem: str | None = None
     epochs: int | None = None
     seed: int = 0
     device: str = "auto"
 
     def __post_init__(self) -> None:
+        if self.stem not in (None, *STEMS):
+            raise unknown_name("stem", str(self.stem), STEMS)
         if self.members < 2:
             raise InputError(f"--members must be at least 2, not {self.members}: one model is no population")
         if not 0 <= self.seed <= SEEDS - self.members:
@@ -239,9 +252,20 @@ def canonical(*parts: Any) -> str:
     """
 
     def encode(part: Any) -> Any:
-        return {type(part).__name__: asdict(part)} if hasattr(part, "__dataclass_fields__") else part
+        return {type(part).__name__: _plain(part)} if is_dataclass(part) else part
 
     return json.dumps([FORMAT, *map(encode, parts)], sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    """A spec, with the specs in it, as dictionaries."""
+    if not is_dataclass(value):
+        return value
+    return {
+        f.name: _plain(getattr(value, f.name))
+        for f in fields(value)
+        if not (f.metadata == _LATER and getattr(value, f.name) == f.default)
+    }
 
 
 def key(*parts: Any) -> str:

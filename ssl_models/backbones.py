@@ -1,57 +1,88 @@
-"""Encoders built from torchvision's blocks, and the classifier made of an encoder and a linear layer."""
+"""Encoders by name, and the classifier made of an encoder and a linear layer."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.resnet import BasicBlock
+
+from population.errors import unknown_name
+from ssl_models.encoders.pooled import PooledFeatures, mobilenet_v2, vgg11_bn
+from ssl_models.encoders.resnet import ResNet, resnet18, resnet34, resnet50
+from ssl_models.encoders.wide_resnet import WideResNet16
+
+Encoder = ResNet | WideResNet16 | PooledFeatures
 
 
-class ResNet18(nn.Module):
-    """ResNet-18 for small images (He et al. 2016, arXiv 1512.03385).
+class BuildEncoder(Protocol):
+    """Makes an encoder with random weights from torch's global random state."""
 
-    As torchvision's, but with a 3x3 stride-1 stem without max-pooling, as usual for 32x32 images
-    (Chen et al. 2020, arXiv 2002.05709, appendix B.9), and a choice of width.
+    def __call__(self, *, in_channels: int, width: int, stem: str) -> Encoder:
+        """Makes an encoder; its ``embedding`` is the number of its features.
+
+        Args:
+            in_channels: of the images.
+            width: channels of the first convolution; all others scale with it.
+            stem: ``small`` or ``imagenet``.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """An encoder of the zoo.
 
     Attributes:
-        embedding: number of features, 8 x width.
+        build: makes it.
+        compared: names of the layers whose outputs are compared between models, in forward order; the
+            last one's output is the embedding.
     """
 
-    def __init__(self, *, in_channels: int, width: int) -> None:
-        super().__init__()
-        self.embedding = 8 * width
-        self.conv1 = nn.Conv2d(in_channels, width, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.relu = nn.ReLU(inplace=True)
-        self.layer1 = _stage(width, width, stride=1)
-        self.layer2 = _stage(width, 2 * width, stride=2)
-        self.layer3 = _stage(2 * width, 4 * width, stride=2)
-        self.layer4 = _stage(4 * width, 8 * width, stride=2)
-        self.avgpool = nn.AdaptiveAvgPool2d(1)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Maps images (N, C, H, W) to embeddings (N, 8 * width)."""
-        x = self.relu(self.bn1(self.conv1(x)))
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        return torch.flatten(self.avgpool(x), 1)
+    build: BuildEncoder
+    compared: tuple[str, ...]
 
 
-def _stage(inputs: int, outputs: int, *, stride: int) -> nn.Sequential:
-    shortcut = None
-    if stride != 1:
-        shortcut = nn.Sequential(
-            nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False), nn.BatchNorm2d(outputs)
-        )
-    return nn.Sequential(BasicBlock(inputs, outputs, stride, shortcut), BasicBlock(outputs, outputs))
+def _resnet_layers(*depths: int) -> tuple[str, ...]:
+    """The first norm, the first and last block of each stage, the embedding."""
+    blocks = (f"layer{s}.{b}" for s, depth in enumerate(depths, 1) for b in (0, depth - 1))
+    return ("bn1", *blocks, "avgpool")
 
 
-#: Layers whose outputs are compared between models, in forward order.
-COMPARED_LAYERS = ("bn1", *(f"layer{s}.{b}" for s in (1, 2, 3, 4) for b in (0, 1)), "avgpool")
+ARCHITECTURES: dict[str, Architecture] = {
+    "r18": Architecture(resnet18, _resnet_layers(2, 2, 2, 2)),
+    "r34": Architecture(resnet34, _resnet_layers(3, 4, 6, 3)),
+    "r50": Architecture(resnet50, _resnet_layers(3, 4, 6, 3)),
+    "wrn16_2": Architecture(
+        WideResNet16, ("conv1", *(f"layer{s}.{b}" for s in (1, 2, 3) for b in (0, 1)), "relu", "avgpool")
+    ),
+    # the ReLU of each convolution
+    "vgg11_bn": Architecture(
+        vgg11_bn, (*(f"features.{i}" for i in (2, 6, 10, 13, 17, 20, 24, 27)), "avgpool")
+    ),
+    # the first convolution, the last block of each stage, the last convolution
+    "mobilenet_v2": Architecture(
+        mobilenet_v2, (*(f"features.{i}" for i in (0, 1, 3, 6, 10, 13, 16, 17, 18)), "avgpool")
+    ),
+}
 
-ARCHITECTURES = {"r18": ResNet18}
+
+def compared_layers(architecture: str) -> tuple[str, ...]:
+    """Layers of an encoder whose outputs are compared between models.
+
+    Returns:
+        Names within the encoder, in forward order; the last one's output is the embedding.
+
+    Raises:
+        InputError: if the architecture is unknown.
+    """
+    if architecture not in ARCHITECTURES:
+        raise unknown_name("architecture", architecture, ARCHITECTURES)
+    return ARCHITECTURES[architecture].compared
+
+
+#: Compared layers of a ResNet-18.
+COMPARED_LAYERS = compared_layers("r18")
 
 
 class Normalize(nn.Module):
@@ -77,7 +108,7 @@ class Normalize(nn.Module):
 class Classifier(nn.Module):
     """Encoder and linear layer (for contrastive models: the probe) as one network."""
 
-    def __init__(self, normalize: Normalize, encoder: ResNet18, num_classes: int) -> None:
+    def __init__(self, normalize: Normalize, encoder: Encoder, num_classes: int) -> None:
         super().__init__()
         self.normalize = normalize
         self.encoder = encoder

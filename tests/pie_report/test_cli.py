@@ -67,11 +67,12 @@ def predictions(path: Path, k: int = 4, **changes: Any) -> str:
 @pytest.mark.parametrize(
     ("argv", "expected"),
     [
-        ("repot", "unknown command 'repot' (did you mean 'report'?); allowed: compare, figures, gallery, "),
+        ("repot", "unknown command 'repot' (did you mean 'report'?); allowed: compare, data, figures, "),
         ("--bogus", "unknown command '--bogus'"),
         ("report", "nothing to compare: give at least one of --merge, --prune, --filters, --random"),
         ("report --merge 0.5 --model simclr_r81", "unknown model 'simclr_r81' (did you mean 'simclr_r18'?)"),
-        ("train --model simclr", "unknown model 'simclr' (did you mean 'simclr_r18'?)"),
+        ("train --model simclr", "unknown model 'simclr' (did you mean 'simclr_r50'?)"),
+        ("train --model byol_wrn16-2", "unknown model 'byol_wrn16-2' (did you mean 'byol_wrn16_2'?)"),
         ("report --merge 0.5 --data digit", "unknown data set 'digit' (did you mean 'digits'?)"),
         ("report --merge 0.5 --data imagefolder", "(did you mean 'imagefolder:PATH'?)"),
         (
@@ -107,6 +108,10 @@ def predictions(path: Path, k: int = 4, **changes: Any) -> str:
         ("report --merge 0.5 --data cifar10", "cifar10 needs --data-dir"),
         ("report --merge 0.5 --data cifar10 --data-dir nowhere", "no intact cifar10 in nowhere"),
         ("report --merge 0.5 --data imagefolder:nowhere", "no such image folder: nowhere"),
+        ("train --data svhn", "svhn needs --data-dir"),
+        ("train --data mnist --data-dir nowhere", "no intact mnist in nowhere (expected MNIST/raw in it)"),
+        ("data --data-dir nowhere", "--data-dir: no such folder: nowhere"),
+        ("models simclr", "simclr"),
     ],
 )
 def test_bad_input_of_a_report(complaint: Complaint, argv: str, expected: str) -> None:
@@ -281,13 +286,13 @@ def test_failures_have_a_status_of_their_own(
 def test_the_overview_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--help"]) == 0
     text = capsys.readouterr().out
-    for command in ("report", "compare", "gallery", "figures", "train"):
+    for command in ("report", "compare", "gallery", "figures", "train", "models", "data"):
         assert f"\n  {command} " in text
     assert cli.main([]) == 2
     assert capsys.readouterr().out == text
 
 
-@pytest.mark.parametrize("command", ["report", "compare", "gallery", "figures", "train"])
+@pytest.mark.parametrize("command", ["report", "compare", "gallery", "figures", "train", "models", "data"])
 def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         cli.main([command, "--help"])
@@ -329,6 +334,8 @@ def run_program(entry: str, *argv: str, absent: tuple[str, ...] = ()) -> subproc
         ("main", ("--help",), "usage: pie COMMAND"),
         ("main", ("--version",), "pie-toolkit "),
         ("main", ("report", "--help"), "usage: pie report"),
+        ("main", ("models",), "A model is OBJECTIVE_ARCHITECTURE"),
+        ("main", ("data", "--json"), '[\n {\n  "name": "digits"'),
         ("main_report", ("--help",), "usage: pie report"),
         ("main_report", ("--version",), "pie-toolkit "),
     ],
@@ -337,6 +344,22 @@ def test_help_and_version_load_nothing_heavy(entry: str, argv: tuple[str, ...], 
     done = run_program(entry, *argv, absent=HEAVY)
     assert (done.returncode, done.stderr) == (0, "loaded []\n")
     assert done.stdout.startswith(expected)
+
+
+def test_models_and_data_are_listed(capsys: pytest.CaptureFixture[str], elsewhere: Path) -> None:
+    assert cli.main(["models", "--json"]) == 0
+    models = json.loads(capsys.readouterr().out)
+    assert "supcon_mobilenet_v2" in models["models"]
+    assert [row["name"] for row in models["architectures"]][:2] == ["r18", "r34"]
+    (elsewhere / "MNIST" / "raw").mkdir(parents=True)
+    assert cli.main(["data", "--data-dir", ".", "--json"]) == 0
+    found = {row["name"]: row["found"] for row in json.loads(capsys.readouterr().out)}
+    assert (found["mnist"], found["cifar10"], found["imagefolder:PATH"]) == (True, False, None)
+    for command in ("models", "data"):
+        assert cli.main([command]) == 0
+        printed = capsys.readouterr()
+        assert printed.err == ""
+        assert max(map(len, printed.out.splitlines())) <= 110
 
 
 def test_a_short_name_for_the_main_job() -> None:

@@ -51,6 +51,23 @@ def test_the_key_of_a_known_spec_does_not_change() -> None:
     assert key(MEMBER, CompressionSpec("merge", 0.5, "bn", "frozen"), 5000) == "7666ab5ff115170fe6b7"
 
 
+def test_a_field_that_came_later_leaves_the_keys_of_older_specs_alone() -> None:
+    # What was stored before there was a choice of stems began at full resolution.
+    model = MEMBER.model
+    assert replace(model, stem="small") == model
+    assert "stem" not in canonical(model)
+    assert "stem" not in canonical(MEMBER)
+    other = replace(model, stem="imagenet")
+    assert '"stem":"imagenet"' in canonical(other)
+    assert '"stem":"imagenet"' in canonical(replace(MEMBER, model=other))
+    assert len({key(model), key(other), key(MEMBER), key(replace(MEMBER, model=other))}) == 4
+
+
+def test_other_defaults_are_in_the_key() -> None:
+    assert '"epochs":null' in canonical(PopulationSpec())
+    assert '"repair":"bn"' in canonical(ReportSpec(merge=(0.5,)))
+
+
 def paths(spec: Any, prefix: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
     """Every field of a spec and of the specs in it."""
     found = []

@@ -1,69 +1,53 @@
 import pytest
 import torch
-from torch import nn
-from torchvision.models import resnet18
 
-from ssl_models.backbones import COMPARED_LAYERS, Classifier, Normalize, ResNet18
-
-
-def torchvision_twin(encoder: ResNet18, in_channels: int) -> nn.Module:
-    """Torchvision's network with its stem replaced and the encoder's weights; it exists in one width."""
-    twin = resnet18(weights=None)
-    twin.conv1 = nn.Conv2d(in_channels, 64, 3, padding=1, bias=False)
-    twin.maxpool = nn.Identity()
-    twin.fc = nn.Identity()
-    twin.load_state_dict(encoder.state_dict())
-    return twin
+from compressors.groups import find_groups
+from population.errors import InputError
+from ssl_models import build_model
+from ssl_models.backbones import ARCHITECTURES, COMPARED_LAYERS, Classifier, Normalize, compared_layers
+from ssl_models.catalogue import ARCHITECTURES as ROWS
+from ssl_models.encoders.resnet import resnet18
 
 
-@pytest.mark.parametrize("training", [True, False])
-def test_width_64_is_torchvisions_network_without_its_stem(training: bool) -> None:
-    torch.manual_seed(0)
-    encoder = ResNet18(in_channels=3, width=64)
+@pytest.mark.parametrize("stem", ["small", "imagenet"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_compared_layers_are_in_forward_order_and_end_with_the_embedding(
+    architecture: str, stem: str
+) -> None:
+    layers = compared_layers(architecture)
+    assert 6 <= len(layers) <= 10
+    model = build_model(
+        f"simclr_{architecture}", num_classes=2, in_channels=1, width=2, seed=0, stem=stem
+    ).encoder
+    seen = {}
+    for name in layers:
+        module = model.get_submodule(name)
+        module.register_forward_hook(lambda *args, name=name: seen.update({name: args[-1].clone()}))
     with torch.no_grad():
-        for module in encoder.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.running_mean.normal_()
-                module.running_var.uniform_(0.5, 2)
-                module.weight.uniform_(0.5, 2)
-                module.bias.normal_()
-    twin = torchvision_twin(encoder, 3).train(training)
-    encoder.train(training)
-    images = torch.rand(3, 3, 16, 16)
-    with torch.no_grad():
-        assert torch.equal(encoder(images), twin(images))
+        embedding = model(torch.rand(2, 1, 32, 32))
+    assert tuple(seen) == layers
+    assert torch.equal(seen[layers[-1]].flatten(1), embedding)
 
 
-def test_the_initial_weights_are_kaiming_normal() -> None:
-    torch.manual_seed(0)
-    encoder = ResNet18(in_channels=1, width=16)
-    for name, module in encoder.named_modules():
-        if isinstance(module, nn.Conv2d):
-            fan_out = module.out_channels * module.kernel_size[0] * module.kernel_size[1]
-            expected = (2 / fan_out) ** 0.5
-            tolerance = 5 * expected / (2 * module.weight.numel()) ** 0.5
-            assert float(module.weight.detach().std()) == pytest.approx(expected, abs=tolerance), name
-        if isinstance(module, nn.BatchNorm2d):
-            assert (module.weight == 1).all()
-            assert (module.bias == 0).all()
+def test_compared_layers_of_the_first_architecture_are_pinned() -> None:
+    # tables that are kept name these layers
+    assert COMPARED_LAYERS == (
+        "bn1", "layer1.0", "layer1.1", "layer2.0", "layer2.1", "layer3.0", "layer3.1", "layer4.0",
+        "layer4.1", "avgpool",
+    )  # fmt: skip
+    with pytest.raises(InputError, match=r"unknown architecture 'r81' .did you mean 'r18'"):
+        compared_layers("r81")
 
 
-@pytest.mark.parametrize("width", [1, 3, 8])
-def test_the_embedding_is_eight_times_the_width(width: int) -> None:
-    encoder = ResNet18(in_channels=2, width=width)
-    assert encoder.embedding == 8 * width
-    assert encoder(torch.rand(2, 2, 16, 16)).shape == (2, 8 * width)
-    assert encoder(torch.rand(2, 2, 20, 28)).shape == (2, 8 * width)
+def test_every_architecture_that_is_listed_can_be_built() -> None:
+    assert list(ARCHITECTURES) == list(ROWS)
 
 
-def test_compared_layers_are_in_forward_order() -> None:
-    encoder = ResNet18(in_channels=1, width=2).eval()
-    seen = []
-    for name, module in encoder.named_modules():
-        if name in COMPARED_LAYERS:
-            module.register_forward_hook(lambda *_, name=name: seen.append(name))
-    encoder(torch.rand(1, 1, 16, 16))
-    assert tuple(seen) == COMPARED_LAYERS
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_all_channels_of_an_encoder_can_be_compressed(architecture: str) -> None:
+    model = build_model(f"simclr_{architecture}", num_classes=2, in_channels=1, width=4, seed=0)
+    search = find_groups(model, torch.rand(1, 1, 16, 16))
+    assert set(search.left_dense) == {"head"}
 
 
 def test_normalize_by_hand() -> None:
@@ -76,7 +60,7 @@ def test_normalize_by_hand() -> None:
 
 def test_a_classifier_is_its_three_parts_in_a_row() -> None:
     torch.manual_seed(0)
-    model = Classifier(Normalize([0.5], [0.25]), ResNet18(in_channels=1, width=2), 3).eval()
+    model = Classifier(Normalize([0.5], [0.25]), resnet18(in_channels=1, width=2, stem="small"), 3).eval()
     images = torch.rand(2, 1, 16, 16)
     features = model.encoder((images - 0.5) / 0.25)
     torch.testing.assert_close(model.features(images), features)

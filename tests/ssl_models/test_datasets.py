@@ -11,7 +11,6 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from population.errors import InputError
-from population.samples import SampleSet
 from ssl_models import ImageData, load_data
 from ssl_models.datasets import ImageSplit, check_data_name, display_name
 
@@ -87,51 +86,6 @@ def test_the_first_test_images_and_the_fingerprint_are_pinned() -> None:
     assert data.fingerprint() == load("digits").fingerprint() == "6030716831002b76"
 
 
-# --- fingerprint and statistics
-
-
-def small_data(
-    images: np.ndarray, label: tuple[int, ...] = (0, 1), ids: str = "ab", names: str = "xy"
-) -> ImageData:
-    samples = SampleSet(np.array(list(ids)), np.array(label, dtype=np.int64), tuple(names))
-    part = ImageSplit(images.astype(np.uint8), samples)
-    return ImageData("small", part, part)
-
-
-def test_everything_is_in_the_fingerprint() -> None:
-    images = np.arange(2 * 3 * 4 * 4).reshape(2, 3, 4, 4)
-    changed = images.copy()
-    changed[1, 2, 3, 3] ^= 1
-    prints = [
-        small_data(images).fingerprint(),
-        small_data(changed).fingerprint(),
-        small_data(images.reshape(2, 3, 2, 8)).fingerprint(),
-        small_data(images, label=(1, 1)).fingerprint(),
-        small_data(images, ids="ac").fingerprint(),
-        small_data(images, names="xz").fingerprint(),
-    ]
-    assert len(set(prints)) == len(prints)
-    assert small_data(images).fingerprint() == prints[0]
-    assert all(len(p) == 16 for p in prints)
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-def test_channel_statistics_are_numpys(channels: int) -> None:
-    images = np.random.default_rng(0).integers(0, 200, (20, channels, 5, 5))
-    images[:, 0] //= 3
-    mean, std = small_data(images).channel_statistics()
-    scaled = images / 255
-    np.testing.assert_allclose(mean, scaled.mean((0, 2, 3)), atol=5.1e-5)
-    np.testing.assert_allclose(std, scaled.std((0, 2, 3)), atol=5.1e-5)
-
-
-@pytest.mark.parametrize("value", [0, 7, 255])
-def test_a_channel_without_variation_has_a_usable_standard_deviation(value: int) -> None:
-    mean, std = small_data(np.full((2, 1, 4, 4), value)).channel_statistics()
-    assert mean == [pytest.approx(value / 255, abs=1e-4)]
-    assert std == [pytest.approx(1 / 255, abs=1e-4)]
-
-
 # --- names
 
 
@@ -139,7 +93,9 @@ def test_a_channel_without_variation_has_a_usable_standard_deviation(value: int)
     ("name", "message"),
     [
         ("digit", "unknown data set 'digit' .did you mean 'digits'"),
-        ("cifar100", "did you mean 'cifar10'"),
+        ("cifar1000", "did you mean 'cifar100'"),
+        ("celeba:", "did you mean 'celeba'"),
+        ("mnist:x", "did you mean 'mnist'"),
         ("imagefolder:", "did you mean 'imagefolder:PATH'"),
         ("imagefolder", "did you mean 'imagefolder:PATH'"),
         ("", "unknown data set ''"),
@@ -155,6 +111,7 @@ def test_an_unknown_name_is_refused_with_the_nearest(name: str, message: str) ->
 def test_names_for_reports_hold_no_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert display_name("digits") == "digits"
+    assert display_name("celeba:Smiling") == "celeba:Smiling"
     assert display_name("imagefolder:/data/secret/pets/") == "imagefolder:pets"
     assert display_name("imagefolder:.") == f"imagefolder:{tmp_path.name}"
 

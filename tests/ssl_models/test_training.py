@@ -50,7 +50,7 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return all(torch.equal(a[name], b[name]) for name in a)
 
 
-@pytest.mark.parametrize("objective", ["supervised", "simclr", "byol"])
+@pytest.mark.parametrize("objective", ["supervised", "simclr", "byol", "supcon"])
 def test_the_seed_decides_every_bit(objective: str, digits: tuple[torch.Tensor, torch.Tensor]) -> None:
     first, losses = trained(objective, digits, seed=3)
     torch.rand(7)
@@ -61,6 +61,21 @@ def test_the_seed_decides_every_bit(objective: str, digits: tuple[torch.Tensor, 
     assert len(losses) == 2
     assert not torch.equal(first["encoder.conv1.weight"], other["encoder.conv1.weight"])
     assert losses != losses_other
+
+
+@pytest.mark.parametrize("architecture", ["r34", "r50", "wrn16_2", "vgg11_bn", "mobilenet_v2"])
+def test_every_encoder_is_trained_and_the_seed_decides(
+    architecture: str, digits: tuple[torch.Tensor, torch.Tensor]
+) -> None:
+    few, chosen = (digits[0][:48], digits[1][:48]), spec("supervised", epochs=1, batch_size=24)
+    states = []
+    for _ in range(2):
+        model = build_model(f"supervised_{architecture}", num_classes=10, in_channels=1, width=2, seed=0)
+        start = {name: tensor.clone() for name, tensor in model.named_parameters()}
+        train(model, "supervised", *few, spec=chosen, seed=3)
+        assert not any(torch.equal(start[name], tensor) for name, tensor in model.named_parameters())
+        states.append(model.state_dict())
+    assert same(*states)
 
 
 @pytest.mark.parametrize("objective", ["supervised", "simclr", "byol"])
@@ -97,7 +112,7 @@ def test_supervised_training_changes_the_head(digits: tuple[torch.Tensor, torch.
     assert not torch.equal(after["head.weight"], network("supervised").state_dict()["head.weight"])
 
 
-@pytest.mark.parametrize("objective", ["supervised", "simclr"])
+@pytest.mark.parametrize("objective", ["supervised", "simclr", "supcon"])
 def test_losses_fall(objective: str, digits: tuple[torch.Tensor, torch.Tensor]) -> None:
     _, losses = trained(objective, digits, seed=0, epochs=6)
     assert losses[-1] < losses[0] - 0.2

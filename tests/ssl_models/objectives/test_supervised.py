@@ -2,7 +2,6 @@ import torch
 import torch.nn.functional as F
 
 from ssl_models import build_model
-from ssl_models.objectives import OBJECTIVES
 from ssl_models.objectives.supervised import Supervised
 from ssl_models.presets import preset
 
@@ -27,9 +26,3 @@ def test_all_of_the_model_and_nothing_else_is_trained() -> None:
     assert (learner.views, learner.trains_head) == (1, True)
     learner([torch.rand(6, 1, 16, 16)], torch.tensor([0, 1, 2, 3, 4, 0])).backward()
     assert all(p.grad is not None for p in model.parameters())
-
-
-def test_every_name_of_the_zoo_has_an_objective() -> None:
-    from ssl_models.zoo import OBJECTIVE_NAMES
-
-    assert tuple(OBJECTIVES) == OBJECTIVE_NAMES
