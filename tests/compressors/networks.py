@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -174,6 +175,81 @@ def transformer(seed=0):
     return randomize(model, seed), inputs(2, 4, 5)
 
 
+def lenet5(seed=0):
+    """LeNet-5, whose convolutions end in maps of 5 x 5 that are flattened."""
+    model = nn.Sequential(
+        nn.Conv2d(1, 6, 5, padding=2), nn.Tanh(), nn.AvgPool2d(2), nn.Conv2d(6, 16, 5), nn.Tanh(),
+        nn.AvgPool2d(2), nn.Flatten(), nn.Linear(400, 120), nn.Tanh(), nn.Linear(120, 84), nn.Tanh(),
+        nn.Linear(84, 10),
+    )  # fmt: skip
+    return randomize(model, seed), inputs(2, 1, 28, 28)
+
+
+def cats_and_skips(seed=0):
+    """What a user may write: a skip, concatenations of what was added with what was not, two outputs."""
+
+    def forward(net, x):
+        y = F.relu(net.norm1(net.stem(x)))
+        z = F.relu(net.norm2(net.b(F.relu(net.a(y)))) + y)
+        both = torch.cat([z, F.silu(net.side(x)), y], 1)
+        w = F.max_pool2d(net.mix(both), 2) * net.gate(F.avg_pool2d(both, 2)).sigmoid()
+        return net.head(torch.cat([w.mean((2, 3)), z.amax((2, 3))], 1)), net.early(z.mean((2, 3)))
+
+    model = Net(
+        forward, stem=conv(3, 8), norm1=nn.BatchNorm2d(8), a=conv(8, 6), b=conv(6, 8),
+        norm2=nn.BatchNorm2d(8), side=conv(3, 5), mix=conv(21, 10), gate=nn.Conv2d(21, 10, 1),
+        head=nn.Linear(18, 3), early=nn.Linear(8, 2),
+    )  # fmt: skip
+    return randomize(model, seed), inputs(2, 3, 8, 8)
+
+
+class CifarBlock(nn.Module):
+    """Two convolutions, and a shortcut that pads with channels of zeros (He et al. 2016, option A).
+
+    The padding is a module of its own or a line of ``forward``.
+    """
+
+    def __init__(self, before, after, stride, *, as_module):
+        super().__init__()
+        self.conv1, self.bn1 = conv(before, after, stride=stride, bias=False), nn.BatchNorm2d(after)
+        self.conv2, self.bn2 = conv(after, after, bias=False), nn.BatchNorm2d(after)
+        self.stride, self.zeros = stride, (after - before) // 2
+        pads = as_module and self.zeros > 0
+        self.shortcut = Net(lambda _, x, block=(stride, self.zeros): shorten(x, *block)) if pads else None
+
+    def forward(self, x):
+        y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        if self.shortcut is not None:
+            x = self.shortcut(x)
+        elif self.zeros:
+            x = shorten(x, self.stride, self.zeros)
+        return F.relu(y + x)
+
+
+def shorten(x, stride, zeros):
+    return F.pad(x[:, :, ::stride, ::stride], (0, 0, 0, 0, zeros, zeros))
+
+
+class CifarResNet(nn.Module):
+    """ResNet of 6 n + 2 layers for CIFAR-10, with the names that trained ones have."""
+
+    def __init__(self, depth, *, as_module):
+        super().__init__()
+        self.conv1, self.bn1 = conv(3, 16, bias=False), nn.BatchNorm2d(16)
+        widths = (16, 16, 32, 64)
+        for stage in (1, 2, 3):
+            before, after = widths[stage - 1 : stage + 1]
+            blocks = [CifarBlock(before, after, after // before, as_module=as_module)]
+            while len(blocks) < (depth - 2) // 6:
+                blocks.append(CifarBlock(after, after, 1, as_module=as_module))
+            setattr(self, f"layer{stage}", nn.Sequential(*blocks))
+        self.linear = nn.Linear(64, 10)
+
+    def forward(self, x):
+        x = F.relu(self.bn1(self.conv1(x)))
+        return self.linear(self.layer3(self.layer2(self.layer1(x))).mean((2, 3)))
+
+
 NETWORKS = {
     "resnet": resnet,
     "lenet": lenet,
@@ -276,6 +352,76 @@ def simulate(model, groups, clusters):
 
         handles.append(model.get_submodule(layer).register_forward_hook(normalise))
     return handles
+
+
+def draw_clusters(groups, *, seed, kept=None):
+    """Clusters for any groups, each within one block of its group's channels.
+
+    Without ``kept`` they are unequal, of random number (one for all blocks of a size), and some channels
+    are removed. With it they are of nearly equal size, and ``max(1, round(n kept))`` channels stay.
+    """
+    rng, clusters = np.random.default_rng(seed), {}
+    for group in groups:
+        labels, numbers = np.arange(group.size), {}
+        for block in np.unique(group.blocks[group.blocks >= 0]):
+            channels = rng.permutation(np.flatnonzero(group.blocks == block))
+            n = len(channels)
+            if kept is None:
+                k = numbers.setdefault(n, int(rng.integers(max(1, n // 3), max(2, n))))
+                chosen = np.append(np.arange(k), rng.integers(-1, k, n - k))
+            else:
+                chosen = np.arange(n) % max(1, round(n * kept))
+            labels[channels] = np.where(chosen < 0, -1, channels[chosen])
+        clusters[group.name] = labels
+    return clusters
+
+
+def plant_clusters(model, groups, clusters):
+    """Makes the channels of a cluster copies of its first one, and the columns that read them equal."""
+    for group in groups:
+        for piece in group.slices:
+            view, index = _rows(model.state_dict()[piece.tensor], piece)
+            rows = view[index]
+            for members in _members(piece, clusters[group.name]).values():
+                rows[members] = rows[members[0]].clone()
+            view[index] = rows
+
+
+def simulate_clusters(model, groups, clusters):
+    """Turns a dense network into one of the same shapes that computes what a merge of it should compute.
+
+    What makes a channel becomes the mean over its cluster, in every channel of the cluster. What reads
+    channels stays, except that removed ones are read with weights of zero.
+    """
+    for group in groups:
+        for piece in group.slices:
+            view, index = _rows(model.state_dict()[piece.tensor], piece)
+            rows = view[index]
+            for (cluster, _), members in _members(piece, clusters[group.name]).items():
+                if piece.role == "out" and cluster >= 0:
+                    rows[members] = rows[members].mean(0)
+                elif piece.role == "in" and cluster < 0:
+                    rows[members] = 0
+            view[index] = rows
+
+
+def _rows(tensor, piece):
+    """A view of a tensor, and the index into it that gives one row per position of a slice."""
+    positions = torch.from_numpy(piece.positions)
+    if piece.conv_groups == 1:
+        return tensor.movedim(piece.axis, 0), (positions,)
+    # Group j of a convolution has the j-th part of the rows, and columns of its own.
+    view = tensor.unflatten(0, (piece.conv_groups, -1)).movedim(2, 1)
+    return view, (positions // view.shape[1], positions % view.shape[1])
+
+
+def _members(piece, clusters):
+    """Rows of a slice that meet: the first appearances of a cluster's channels, the second ones, ..."""
+    seen, members = {}, {}
+    for row, channel in enumerate(piece.channels.tolist()):
+        seen[channel] = seen.get(channel, 0) + 1
+        members.setdefault((int(clusters[channel]), seen[channel]), []).append(row)
+    return members
 
 
 def _double_linear(function):

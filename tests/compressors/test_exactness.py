@@ -4,10 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from compressors import finish, prune_filters
 from compressors.exactness import is_exact, leave_inexact_dense
 from compressors.groups import find_groups
-from population.errors import InputError
 
 NAMES = ("resnet", "lenet", "mlp", "concatenated", "reused", "two_outputs", "tokens")
 
@@ -69,13 +67,3 @@ def test_clusters_of_one_channel_each_are_always_exact(networks):
     model, x, _ = networks.mlp()
     groups = [_misread(find_groups(model, x).groups[0], "4.weight")]
     assert is_exact(model, groups, {"0": np.arange(8)}, x)
-
-
-def test_the_clusters_that_are_used_are_tried_too(networks, monkeypatch):
-    model, x, _ = networks.mlp()
-    search = find_groups(model, x)
-    wrong = replace(search, groups=(_misread(search.groups[0], "4.weight"), search.groups[1]))
-    monkeypatch.setattr(finish, "find_groups", lambda *_: wrong)
-    monkeypatch.setattr(finish, "leave_inexact_dense", lambda _model, found, _x: found)
-    with pytest.raises(InputError, match="channels"):
-        prune_filters(model, x, amount=0.5, seed=0)
