@@ -1,4 +1,5 @@
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -7,7 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from compressors import prune_filters, prune_weights
-from compressors.repair import least_squares
+from compressors.apply import build_compressed
+from compressors.contract import CompressionPlan, model_digest
+from compressors.groups import find_groups
+from compressors.repair import least_squares, ridge
 from merging import merge_channels
 from population.errors import InputError
 
@@ -59,31 +63,10 @@ def test_patches_are_those_of_unfold(stride, padding, dilation, kernel) -> None:
     x = torch.rand(3, 2, 9, 8)
     unfolded = F.unfold(x, kernel, dilation=dilation, padding=padding, stride=stride).transpose(1, 2)
     places = torch.stack([torch.randperm(unfolded.shape[1])[:4] for _ in range(3)])
-    expected = unfolded.gather(1, places[..., None].expand(-1, -1, unfolded.shape[2]))
+    chosen = unfolded.gather(1, places[..., None].expand(-1, -1, unfolded.shape[2]))
+    # Channels come last here, and first in what unfold gives.
+    expected = chosen.unflatten(2, (2, -1)).transpose(2, 3).flatten(2)
     assert torch.equal(least_squares._patches(conv, x, places), expected)
-
-
-@pytest.mark.parametrize("intercept", [True, False])
-def test_ridge_is_the_closed_form_around_the_scaled_old_weights(intercept: bool) -> None:
-    rng = np.random.default_rng(0)
-    x, y, old = rng.normal(1, 1, (60, 5)), rng.normal(2, 1, (60, 3)), rng.normal(size=(3, 5))
-    moments = least_squares._Moments(5, 3)
-    moments.add(torch.from_numpy(x[:20]), torch.from_numpy(y[:20]))
-    moments.add(torch.from_numpy(x[20:]), torch.from_numpy(y[20:]))
-    solved = least_squares._solve(moments, torch.from_numpy(old), 0.1, intercept)
-    assert solved is not None
-    weight, bias = solved
-    cx, cy = (x - x.mean(0), y - y.mean(0)) if intercept else (x, y)
-    scale = [(cx @ o) @ cy[:, i] / ((cx @ o) @ (cx @ o)) for i, o in enumerate(old)]
-    penalty = 0.1 * (cx**2).sum(0).mean()
-    for i, o in enumerate(old):  # one output at a time, with the penalty as further rows
-        rows = np.vstack([cx, np.sqrt(penalty) * np.eye(5)])
-        wanted = np.append(cy[:, i], np.sqrt(penalty) * scale[i] * o)
-        np.testing.assert_allclose(weight[i], np.linalg.lstsq(rows, wanted, rcond=None)[0], rtol=1e-8)
-    expected_bias = y.mean(0) - weight.numpy() @ x.mean(0) if intercept else np.zeros(3)
-    np.testing.assert_allclose(bias, expected_bias, rtol=1e-10, atol=1e-12)
-    error = ((y - x @ weight.numpy().T - bias.numpy()) ** 2).sum()
-    assert least_squares._squared_error(moments, weight, bias) == pytest.approx(error)
 
 
 @pytest.mark.parametrize("method", [merge_channels, prune_filters])
@@ -143,3 +126,142 @@ def test_what_cannot_be_fitted_is_refused(network: nn.Module, calibration: list[
         merge_channels(network, x, amount=0.5, seed=0, repair="least-squares", calibration=[x])
     with pytest.raises(InputError, match="methods that remove channels"):
         prune_weights(network, x, amount=0.5, seed=0, repair="least-squares", calibration=calibration)
+
+
+class Stream(nn.Module):
+    """A stem, a block without norms whose output is added to the stream, and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.first, self.second = nn.Linear(5, 8), nn.Linear(8, 6), nn.Linear(6, 8)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).relu()
+        return self.head(x + self.second(self.first(x).tanh()))
+
+
+def test_second_layer_of_a_block_corrects_the_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    dense, inputs = Stream().double(), torch.randn(200, 7, 5).double()  # tokens
+    monkeypatch.setattr(ridge, "_RIDGES", (1e-12,))
+    result = merge_channels(
+        dense, inputs[:2], amount=0.5, seed=0, repair="least-squares", calibration=[inputs]
+    )
+    small, clusters = result.model, result.plan.clusters["stem"]
+    merge = np.stack([(clusters == c) / (clusters == c).sum() for c in range(4)])
+    with torch.no_grad():
+        stream, small_stream = dense.stem(inputs).relu(), small.stem(inputs).relu()
+        wanted = (stream + dense.second(dense.first(stream).tanh())) @ torch.from_numpy(merge).T
+        features = small.first(small_stream).tanh().flatten(0, 1)
+        target = (wanted - small_stream).flatten(0, 1)
+        ones = torch.ones(len(features), 1)
+        solved = torch.linalg.lstsq(torch.cat([features, ones], 1), target).solution
+    torch.testing.assert_close(small.second.weight, solved[:-1].T, rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(small.second.bias, solved[-1], rtol=1e-6, atol=1e-9)
+
+
+class Uses(nn.Module):
+    """Outputs that meet a norm, a ReLU, a sum, and more than one of these."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.bn0 = nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
+        self.conv1, self.bn1 = nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
+        self.conv2, self.bn2 = nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
+        self.conv3, self.bn3 = nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
+        self.fc = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.bn0(self.stem(x)).relu()
+        y = self.bn2(self.conv2(self.bn1(self.conv1(x)).relu_()))
+        y += x
+        z = self.conv3(y.relu())
+        return self.fc((self.bn3(z) + z).mean((2, 3)))
+
+
+def test_use_of_a_layers_outputs_decides_what_is_fitted() -> None:
+    dense, x = Uses().eval(), images(4, 0)
+    groups = find_groups(dense, x).groups
+    plan = CompressionPlan("merge", "", {g.name: np.arange(g.size) // 2 for g in groups})
+    small = build_compressed(dense, replace(plan, model_digest=model_digest(dense)), groups)
+    changed = least_squares._changed_layers(small, plan, groups)
+    layers, free_norms = least_squares._rehearse(small, changed, x)
+    found = {layer.module: (layer.norm, layer.other is not None, layer.rectified) for layer in layers}
+    assert found == {
+        "stem": ("bn0", False, True),
+        "conv1": ("bn1", False, True),
+        "conv2": ("bn2", True, True),
+        "conv3": (None, False, False),
+        "fc": (None, False, False),
+    }
+    assert free_norms == ["bn3"]
+
+
+class Odd(nn.Module):
+    """Layers that cannot be fitted: not called, called twice, of shared weights, grouped."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.depthwise = nn.Conv2d(8, 8, 3, padding=1, groups=8)
+        self.fc = nn.Linear(8, 8)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.twice, self.tied, self.twin = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8)
+        self.twin.weight = self.tied.weight
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.fc(self.depthwise(self.stem(x)).relu().flatten(2).transpose(1, 2))
+        x = self.attention(x, x, x, need_weights=False)[0]
+        x = self.twice(self.twice(x).tanh())
+        return self.head(self.twin(self.tied(x).relu()).mean(1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_layers_that_cannot_be_fitted_keep_their_merged_weights(
+    calibration: list[Tensor], dtype: torch.dtype
+) -> None:
+    torch.manual_seed(1)
+    dense = Odd().to(dtype)
+    batches = [batch.to(dtype) for batch in calibration]
+    merged, fitted = (
+        merge_channels(dense, batches[0], amount=0.5, seed=0, repair=repair, calibration=batches)
+        for repair in ("none", "least-squares")
+    )
+    assert set(fitted.plan.tensors) == {
+        f"{n}.{t}" for n in ("stem", "fc", "head") for t in ("weight", "bias")
+    }
+    before = merged.model.state_dict()
+    assert all(t.shape == before[n].shape for n, t in fitted.model.state_dict().items())
+    x = images(100, 9).to(dtype)
+    with torch.no_grad():
+        errors = [float((dense(x) - r.model(x)).float().square().mean()) for r in (merged, fitted)]
+    assert errors[1] < 0.5 * errors[0]
+
+
+def test_more_features_than_rows(calibration: list[Tensor]) -> None:
+    torch.manual_seed(0)
+    dense = nn.Sequential(nn.Flatten(), nn.Linear(300, 600), nn.ReLU(), nn.Linear(600, 8))
+    merged, fitted = (
+        merge_channels(dense, calibration[0], amount=0.5, seed=0, repair=repair, calibration=calibration)
+        for repair in ("none", "least-squares")
+    )
+    assert loss(dense, fitted.model) < 0.7 * loss(dense, merged.model)
+
+
+def test_same_calibration_gives_the_same_bytes(network: nn.Module, calibration: list[Tensor]) -> None:
+    first, second = (
+        prune_filters(
+            network, calibration[0], amount=0.5, seed=0, repair="least-squares", calibration=calibration
+        ).plan.tensors
+        for _ in range(2)
+    )
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_calibration_that_is_not_finite_is_refused(network: nn.Module, calibration: list[Tensor]) -> None:
+    bad = [*calibration, torch.full((1, 3, 10, 10), torch.inf)]
+    with pytest.raises(InputError, match=r"^calibration gives NaN or infinite values"):
+        merge_channels(network, calibration[0], amount=0.5, seed=0, repair="least-squares", calibration=bad)
