@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from compressors.apply import Part, changes, merge_axis
+from compressors.attention import open_attention
 from compressors.contract import Calibration, ChannelGroup, CompressionPlan
 from compressors.repair.operations import Operation, Value, Watch, observe, value_of
 from compressors.repair.recalibrate import BATCH_NORMS, Recalibration, check_calibration
@@ -171,6 +172,7 @@ def _dense_targets(
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """What the dense network gives, merged, shape (N, P, k), at drawn places (N, P); both per layer."""
     network = copy_model(dense)
+    open_attention(network)  # torch's own does not call its output projection
     found: dict[str, list[Tensor]] = defaultdict(list)
     places: dict[str, Tensor] = {}
     merges: dict[str, Tensor] = {}
