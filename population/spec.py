@@ -12,7 +12,7 @@ from population.errors import InputError, unknown_name
 SEEDS = 2**32
 
 #: Bumped when the meaning of stored results changes, so that old ones are not taken for new.
-FORMAT = 1
+FORMAT = 2
 
 #: Marks a field that came after results were stored: it is left out of keys at its default, which is what
 #: the specs without it meant, so that those results stay valid.
