@@ -5,6 +5,7 @@ import io
 import logging
 import os
 import re
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -187,18 +188,19 @@ def _report(flags: Report) -> None:
     from ssl_models.zoo import check_model_name
 
     named = flags.spec.population
-    check_model_name(named.model)
+    if not flags.spec.own.checkpoints:
+        check_model_name(named.model)
     check_data_name(named.data)
-    slug = display_name(named.data).replace(":", "-")
-    out = flags.out or Path("runs") / f"{named.model}-{slug}-{key(canonical(flags.spec))[:8]}"
+    slug = f"{flags.spec.network}-{display_name(named.data)}".replace(":", "-")
+    out = flags.out or Path("runs") / f"{slug}-{key(canonical(flags.spec))[:8]}"
 
-    from pie_report.pipeline import describe, open_population, run
+    from pie_report.pipeline import describe, open_members, run
     from pie_report.run_folder import check_output, check_same_spec, write_run
 
     check_output(out)
     places = flags.places
-    population = open_population(
-        named, store=places.open_store(), data_dir=places.data_dir, download=places.download
+    population = open_members(
+        flags.spec, store=places.open_store(), data_dir=places.data_dir, download=places.download
     )
     sections = describe(flags.spec, population, _command_line(flags.spec))
     check_same_spec(out, sections, force=flags.force)
@@ -390,15 +392,17 @@ def _parse(flags_type: type[_T], name: str, arguments: list[str]) -> _T:
 
 
 def _check_amounts(arguments: list[str]) -> None:
-    """Refuses what a list of numbers would swallow in silence: an empty one, or one given twice."""
-    for flag in (f"--{name}" for name in METHOD_NAMES):
+    """Refuses what a list would swallow in silence: an empty one, or one given twice."""
+    wanted = dict.fromkeys(METHOD_NAMES, "amount in [0, 1)")
+    wanted |= {"checkpoints": "file or pattern", "mean": "number", "std": "number"}
+    for flag, what in ((f"--{name}", what) for name, what in wanted.items()):
         places = [i for i, a in enumerate(arguments) if a.split("=")[0] == flag]
         if len(places) > 1:
-            raise InputError(f"{flag} is given twice; list its amounts after one {flag}")
+            raise InputError(f"{flag} is given twice; list all after one {flag}")
         for place in places:
             following = arguments[place + 1 : place + 2]
             if "=" not in arguments[place] and (not following or following[0].startswith("--")):
-                raise InputError(f"{flag} needs at least one amount in [0, 1)")
+                raise InputError(f"{flag} needs at least one {what}")
 
 
 def _first_paragraph(box: str) -> str:
@@ -417,12 +421,20 @@ def _command_line(spec: ReportSpec) -> str:
     """The command that gives this report, without paths and with all defaults that matter said."""
     from ssl_models.datasets import display_name
 
-    named = spec.population
-    parts = ["pie", "report", "--model", named.model, "--data", display_name(named.data)]
+    named, own = spec.population, spec.own
+    parts = ["pie", "report"]
+    if own.checkpoints:
+        parts += ["--checkpoints", *(shlex.quote(Path(c).name) for c in own.checkpoints)]
+    parts += ["--arch", own.arch] if own.arch else ["--model", named.model]
+    parts += ["--data", display_name(named.data)]
+    for name in ("mean", "std"):
+        numbers = getattr(own, name)
+        parts += [f"--{name}", *(f"{v:g}" for v in numbers)] if numbers else []
     for name in METHOD_NAMES:
         amounts = getattr(spec, name)
         parts += [f"--{name}", *(f"{a:g}" for a in amounts)] if amounts else []
-    parts += ["--members", str(named.members), "--probe", spec.probe, "--repair", spec.repair]
+    parts += [] if own.checkpoints else ["--members", str(named.members)]
+    parts += ["--probe", spec.probe, "--repair", spec.repair]
     for name in ("width", "stem", "epochs"):
         value = getattr(named, name)
         parts += [] if value is None else [f"--{name}", str(value)]

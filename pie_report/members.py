@@ -1,16 +1,15 @@
-"""Members of a population: trained, compressed and asked for predictions, each once, through the store."""
+"""Members of a population: compressed and asked for predictions, each once, through the store."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
@@ -18,42 +17,97 @@ from compressors.apply import apply_plan
 from compressors.contract import CompressionPlan
 from pie_report.methods import METHODS
 from population.predictions import Predictions
-from population.spec import CompressionSpec, MemberSpec, key
+from population.spec import CompressionSpec, LoadedSpec, MemberSpec, key
 from population.store import Store
 from ssl_models.backbones import Classifier
 from ssl_models.datasets import ImageData
+from ssl_models.imported import ImportedNetwork
 from ssl_models.predict import batches, predict
 from ssl_models.probe import fit_probe
-from ssl_models.zoo import build_model
 
 #: Most training images that a BatchNorm re-estimation looks at: the first ones, without augmentation.
 CALIBRATION_IMAGES = 5000
 
+#: From images in [0, 1] to logits.
+Network = Classifier | ImportedNetwork
+
+
+class DenseMembers(Protocol):
+    """Where the dense members of a population come from. It can be pickled."""
+
+    @property
+    def common(self) -> MemberSpec | LoadedSpec:
+        """Identifies all members together, in keys."""
+        ...
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """Layout of the networks' weights."""
+        ...
+
+    @property
+    def has_head(self) -> bool:
+        """Whether the networks' last linear layer is known, so that probes can be fitted."""
+        ...
+
+    @property
+    def seeds(self) -> list[int]:
+        """Seed of each member; there are as many as members."""
+        ...
+
+    def spec(self, index: int) -> MemberSpec | LoadedSpec:
+        """Identifies one member, in keys."""
+        ...
+
+    def network(self, index: int) -> Network:
+        """A dense member, in eval mode on its device."""
+        ...
+
+    def untrained(self, index: int) -> Network:
+        """The same network with random weights that depend on the member's seed."""
+        ...
+
+    def layers(self, example: Tensor) -> dict[str, str]:
+        """Layers whose outputs are compared, in forward order: name to show, name of the module."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """Entries ``model``, ``seeds`` and ``training`` of section ``spec`` of report.json."""
+        ...
+
 
 @dataclass(frozen=True, eq=False)
 class Population:
-    """K members that differ only in seed, on one data set.
+    """K networks of one kind on one data set.
 
     Attributes:
-        member: spec of the member with the first seed.
-        k: number of members.
+        source: where the dense members come from.
         data: images and labels.
         store: where finished work is kept.
     """
 
-    member: MemberSpec
-    k: int
+    source: DenseMembers
     data: ImageData
     store: Store
 
     @property
+    def k(self) -> int:
+        """Number of members."""
+        return len(self.seeds)
+
+    @property
+    def member(self) -> MemberSpec | LoadedSpec:
+        """Identifies all members together, in keys; of trained ones, the spec of the first."""
+        return self.source.common
+
+    @property
     def seeds(self) -> list[int]:
         """Seed of each member."""
-        return [self.member.seed + i for i in range(self.k)]
+        return self.source.seeds
 
-    def spec(self, index: int) -> MemberSpec:
+    def spec(self, index: int) -> MemberSpec | LoadedSpec:
         """Spec of member ``index``."""
-        return replace(self.member, seed=self.seeds[index])
+        return self.source.spec(index)
 
     @cached_property
     def train_images(self) -> Tensor:
@@ -64,10 +118,6 @@ class Population:
     def test_images(self) -> Tensor:
         """Test images on the device, uint8, shape (N, C, H, W)."""
         return torch.from_numpy(self.data.test.images).to(self.member.device)
-
-    @cached_property
-    def _channel_statistics(self) -> tuple[list[float], list[float]]:
-        return self.data.channel_statistics()
 
     @property
     def example(self) -> Tensor:
@@ -85,42 +135,13 @@ class Population:
         finally:
             torch.set_num_threads(before)
 
-    def untrained(self, index: int) -> Classifier:
-        """The network of a member before training."""
-        model, (mean, std) = self.member.model, self._channel_statistics
-        network = build_model(
-            f"{model.objective}_{model.architecture}",
-            num_classes=model.num_classes,
-            in_channels=model.in_channels,
-            width=model.width,
-            seed=self.seeds[index],
-            stem=model.stem,
-            mean=mean,
-            std=std,
-        )
-        return network.to(self.member.device).to(memory_format=torch.channels_last)
+    def untrained(self, index: int) -> Network:
+        """A member's network with random weights."""
+        return self.source.untrained(index)
 
-    def dense(self, index: int) -> Classifier:
-        """The trained member, from the store or trained now."""
-        network = self.untrained(index)
-        entry = self.store.once("members", key(self.spec(index)), lambda folder: self._train(index, folder))
-        network.load_state_dict(load_file(entry / "model.safetensors"))
-        return network
-
-    def _train(self, index: int, folder: Path) -> None:
-        from ssl_models.objectives import OBJECTIVES
-        from ssl_models.training import train
-
-        spec, network = self.spec(index), self.untrained(index)
-        labels = torch.from_numpy(self.data.train.samples.label).to(spec.device)
-        losses = train(
-            network, spec.model.objective, self.train_images, labels, spec=spec.training, seed=spec.seed
-        )
-        if not OBJECTIVES[spec.model.objective].trains_head:
-            fit_probe(network, self.train_images, self.data.train.samples.label)
-        state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
-        save_file(state, folder / "model.safetensors")
-        (folder / "training.json").write_text(json.dumps({"spec": asdict(spec), "loss": losses}, indent=1))
+    def dense(self, index: int) -> Network:
+        """A member before compression."""
+        return self.source.network(index)
 
     def dense_predictions(self, index: int) -> Predictions:
         """What a dense member says about the test images."""
@@ -133,7 +154,7 @@ class Population:
         )
         return Predictions.load(entry / "predictions.npz")
 
-    def compressed(self, index: int, condition: CompressionSpec) -> Classifier:
+    def compressed(self, index: int, condition: CompressionSpec) -> Network:
         """A member after compression, rebuilt from its stored plan."""
         plan = CompressionPlan.load(self._compressed_entry(index, condition) / "plan.safetensors")
         return self._rebuild(self.dense(index), plan)
@@ -180,7 +201,8 @@ class Population:
         plan, network = result.plan, self._rebuild(dense, result.plan)
         if condition.probe == "refit":
             fit_probe(network, self.train_images, self.data.train.samples.label)
-            head = {f"head.{n}": t.detach().clone() for n, t in network.head.named_parameters()}
+            name = next(n for n, module in network.named_modules() if module is network.head)
+            head = {f"{name}.{n}": t.detach().clone() for n, t in network.head.named_parameters()}
             plan = replace(plan, tensors={**plan.tensors, **head})
         plan.save(folder / "plan.safetensors")
         predict(network, self.test_images, self.data.test.samples).save(folder / "predictions.npz")
@@ -192,9 +214,9 @@ class Population:
         costs = {"before": asdict(result.cost.before), "after": asdict(result.cost.after), "change": change}
         (folder / "cost.json").write_text(json.dumps(costs, indent=1))
 
-    def _rebuild(self, dense: Classifier, plan: CompressionPlan) -> Classifier:
-        network = cast("Classifier", apply_plan(dense, plan, self.example))
-        return network.to(memory_format=torch.channels_last)
+    def _rebuild(self, dense: Network, plan: CompressionPlan) -> Network:
+        network = cast("Network", apply_plan(dense, plan, self.example))
+        return network.to(memory_format=self.source.memory_format)
 
     def dense_population(self) -> Predictions:
         """Predictions of all dense members."""
@@ -211,3 +233,12 @@ class Population:
             part: {name: float(np.mean([c[part][name] for c in costs])) for name in costs[0][part]}
             for part in costs[0]
         }
+
+
+def layers_of(population: Population) -> Mapping[str, str]:
+    """Layers whose outputs are compared between models.
+
+    Returns:
+        Names to show, in forward order, with the names of the modules in every dense member.
+    """
+    return population.source.layers(population.example)

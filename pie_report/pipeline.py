@@ -1,6 +1,6 @@
 """The ordered stages from a spec to a Report."""
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,10 @@ from pie.identify import PieTable, find_pies
 from pie_report import explanations
 from pie_report.assemble import ConditionResult, DenseResult, build_report
 from pie_report.baselines import baseline_accuracies
+from pie_report.checkpoints import open_checkpoints
 from pie_report.members import Population
 from pie_report.report import Report
+from pie_report.trained import TrainedMembers
 from population.errors import InputError
 from population.executor import run_tasks
 from population.predictions import Predictions
@@ -29,6 +31,26 @@ from ssl_models.zoo import check_model_name, model_spec, split_name, stem_for
 #: Of one member. A small network gains little from a second thread; a second member beside it gains
 #: all, and results do not depend on the number of cores.
 _THREADS = 1
+
+
+def open_members(spec: ReportSpec, *, store: Store, data_dir: Path | None, download: bool) -> Population:
+    """The population of a report: members to be trained, or a user's own.
+
+    Args:
+        spec: what to report.
+        store: where finished work is kept.
+        data_dir: where torchvision's data sets are.
+        download: whether an absent data set may be fetched.
+
+    Raises:
+        InputError: as ``open_population`` and ``open_checkpoints``.
+    """
+    if not spec.own.checkpoints:
+        return open_population(spec.population, store=store, data_dir=data_dir, download=download)
+    check_data_name(spec.population.data)
+    device = _device(spec.population.device)
+    data = load_data(spec.population.data, data_dir=data_dir, download=download)
+    return Population(open_checkpoints(spec, data, device=device, threads=_THREADS), data, store)
 
 
 def open_population(
@@ -61,7 +83,7 @@ def open_population(
         stem=spec.stem or stem_for(data.resolution),
     )
     member = MemberSpec(model, training, data.fingerprint(), spec.seed, device, _THREADS)
-    return Population(member, spec.members, data, store)
+    return Population(TrainedMembers(member, spec.members, data, store), data, store)
 
 
 def _device(name: str) -> str:
@@ -103,25 +125,15 @@ def describe(spec: ReportSpec, population: Population, command_line: str) -> dic
         "spec": {
             "command": "report",
             "command_line": command_line,
-            "model": named.model,
+            **population.source.describe(),
             "data": display_name(named.data),
             "members": population.k,
             "seed": named.seed,
-            "seeds": population.seeds,
             "probe": spec.probe,
             "repair": spec.repair,
             "design": "paired",
             "device": member.device,
             "threads": member.threads,
-            "training": {
-                "objective": member.model.objective,
-                "architecture": member.model.architecture,
-                "width": member.model.width,
-                "stem": member.model.stem,
-                "resolution": data.resolution,
-                **{n: v for n, v in asdict(member.training).items() if n != "augmentation"},
-                **asdict(member.training.augmentation),
-            },
         },
         "data": {
             "n_train": len(data.train.samples),
@@ -163,7 +175,7 @@ def run(
         return build_report(
             spec=sections["spec"],
             data=sections["data"],
-            baselines=baseline_accuracies(population),
+            baselines=baseline_accuracies(population) if population.source.has_head else None,
             dense=_dense_result(spec, population, dense),
             conditions=results,
             exhibits=_exhibits(population, results, maps),

@@ -152,11 +152,35 @@ class MemberSpec:
 
 
 @dataclass(frozen=True)
+class LoadedSpec:
+    """All that members depend on whose weights were read from files; its canonical form makes their keys.
+
+    Attributes:
+        architecture: as the command line names it.
+        code: version of the library, or digest of the source file, that defines the architecture.
+        tensors: digest of each member's tensors, mean and standard deviation of its input included.
+        data: fingerprint of the data set.
+        seed: of what is drawn in compressions and analyses; equal for all members.
+        device: ``cpu`` or ``cuda``.
+        threads: of the CPU.
+    """
+
+    architecture: str
+    code: str
+    tensors: tuple[str, ...]
+    data: str
+    seed: int
+    device: str
+    threads: int
+
+
+@dataclass(frozen=True)
 class PopulationSpec:
     """A population as the command line names it.
 
     Attributes:
-        model: objective and architecture, for example simclr_r18; pie models lists all.
+        model: objective and architecture, for example simclr_r18; pie models lists all. With
+            --checkpoints, package.module:function is a function without arguments that returns a network.
         data: data set, for example digits (embedded), cifar10, or imagefolder:PATH with a folder for each
             class; pie data lists all.
         members: size K of the population, at least 2; members differ only in seed.
@@ -198,11 +222,48 @@ class PopulationSpec:
 
 
 @dataclass(frozen=True)
+class CheckpointSpec:
+    """A user's own trained networks as the command line names them.
+
+    Attributes:
+        checkpoints: files of trained weights, or patterns such as 'runs/*.safetensors': .safetensors, or
+            .pt, .pth or .th without pickled code. Each file is a member; they take the place of trained
+            members.
+        arch: their network: a name of torchvision, of timm where it is installed, or of pie models.
+        mean: subtracted from each channel of images in [0, 1] before the network sees them; one number
+            is for all channels (default: from the file beside the checkpoint with the ending .json).
+        std: divides each channel after that.
+
+    Raises:
+        InputError: if a value is out of range or an option lacks its fellow.
+    """
+
+    checkpoints: tuple[str, ...] = ()
+    arch: str | None = None
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("arch", "mean", "std"):
+            if getattr(self, name) and not self.checkpoints:
+                raise InputError(f"--{name} is for networks read from files: give --checkpoints as well")
+        if len(self.mean) != len(self.std):
+            raise InputError(
+                f"--mean and --std need one number per channel each, not {len(self.mean)} and {len(self.std)}"
+            )
+        if not all(map(math.isfinite, self.mean)):
+            raise InputError("--mean must be numbers on the scale of images in [0, 1]")
+        if not all(math.isfinite(s) and s > 0 for s in self.std):
+            raise InputError("--std must be positive numbers on the scale of images in [0, 1]")
+
+
+@dataclass(frozen=True)
 class ReportSpec:
     """Everything that decides what a report says.
 
     Attributes:
         population: the models and the data.
+        own: networks that were trained elsewhere.
         merge: fractions of channels to merge away in every coupled group; each amount is a condition.
         prune: fractions of weights to set to zero (global L1, unstructured).
         filters: fractions of channels to remove by the L1 norm of their filters.
@@ -217,6 +278,7 @@ class ReportSpec:
     """
 
     population: PopulationSpec = field(default_factory=PopulationSpec)
+    own: CheckpointSpec = field(default=CheckpointSpec(), metadata=_LATER)
     merge: tuple[float, ...] = ()
     prune: tuple[float, ...] = ()
     filters: tuple[float, ...] = ()
@@ -232,6 +294,30 @@ class ReportSpec:
         titles = [c.title for c in self.conditions]
         if len(set(titles)) < len(titles):
             raise InputError("the same method and amount is given twice")
+        self._check_own()
+
+    def _check_own(self) -> None:
+        """Raises InputError if the members' network is named twice or not at all."""
+        named, own = self.population, self.own
+        built = ":" in named.model
+        if not own.checkpoints:
+            if built:
+                raise InputError(
+                    f"--model {named.model} builds one network, which is no population: give the trained"
+                    " weights of at least 2 as --checkpoints"
+                )
+            return
+        if built == (own.arch is not None):
+            raise InputError("--checkpoints needs either --arch NAME or --model package.module:function")
+        if named.epochs is not None:
+            raise InputError(
+                "--epochs is for networks that are trained here; it does not go with --checkpoints"
+            )
+
+    @property
+    def network(self) -> str:
+        """The members' network as the user named it."""
+        return self.own.arch or self.population.model
 
     @property
     def conditions(self) -> tuple[CompressionSpec, ...]:

@@ -1,18 +1,32 @@
 """Linear probes: logistic regression on the features of a frozen encoder."""
 
+from typing import Protocol
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
-from ssl_models.backbones import Classifier
 from ssl_models.predict import batches
 
 #: Inverse strength of the L2 penalty on standardised features.
 _C = 0.1
 
 
-def fit_probe(model: Classifier, images: Tensor, labels: NDArray[np.int64]) -> None:
+class Probed(Protocol):
+    """A network whose last layer is linear."""
+
+    @property
+    def head(self) -> nn.Linear:
+        """The last layer, with a bias."""
+        ...
+
+    def features(self, x: Tensor) -> Tensor:
+        """Maps images (N, C, H, W) in [0, 1] to what the last layer takes, (N, D)."""
+        ...
+
+
+def fit_probe(model: Probed, images: Tensor, labels: NDArray[np.int64]) -> None:
     """Fits the classifier's linear layer on the encoder's features, in place.
 
     Scikit-learn's multinomial logistic regression on standardised features; the standardisation is
@@ -29,7 +43,7 @@ def fit_probe(model: Classifier, images: Tensor, labels: NDArray[np.int64]) -> N
         model.head.bias.copy_(torch.from_numpy(bias))
 
 
-def extract_features(model: Classifier, images: Tensor) -> NDArray[np.float64]:
+def extract_features(model: Probed, images: Tensor) -> NDArray[np.float64]:
     """Features of uint8 images (N, C, H, W), shape (N, D)."""
     with torch.inference_mode():
         return torch.cat([model.features(b).float().cpu() for b in batches(images)]).double().numpy()
