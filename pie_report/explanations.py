@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 
 from analysis.attribution import AttributionChange, attribution_change
 from analysis.similarity import layer_cka
-from pie_report.members import Population
+from pie_report.members import Population, layers_of
 from population.spec import CompressionSpec, key
-from ssl_models.backbones import compared_layers
 
 # Bounds of what is computed. The report shows those of the attributions, docs/report-schema.md all.
 CKA_MEMBERS, CKA_IMAGES, CKA_BATCH = 5, 2000, 256
@@ -31,8 +30,7 @@ def cka_table(population: Population, condition: CompressionSpec) -> pd.DataFram
 
     def compute(folder: Path) -> None:
         images = population.test_images[:CKA_IMAGES].float().div(255)
-        names = compared_layers(population.member.model.architecture)
-        layers = [f"encoder.{name}" for name in names]
+        names, layers = zip(*layers_of(population).items(), strict=True)
         dense = [population.dense(i) for i in range(members)]
         values, references = [], []
         for i, first in enumerate(dense):
