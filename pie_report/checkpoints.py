@@ -31,6 +31,9 @@ COMPARED_LAYERS = 8
 
 _SCALE_KEYS = ("mean", "std")
 
+#: Of an ``ImportedNetwork``: the input, and the network, whose output is that of its last layer.
+_PARTS = ("normalize", "network")
+
 
 @dataclass(frozen=True)
 class Scale:
@@ -100,7 +103,7 @@ class LoadedMembers:
 
     def layers(self, example: Tensor) -> dict[str, str]:
         """Up to ``COMPARED_LAYERS`` layers, evenly spread over the network, the last one among them."""
-        names = [n for n in comparable_layers(self.network(0), example) if n != "normalize"]
+        names = [n for n in comparable_layers(self.network(0), example) if n not in _PARTS]
         count = min(COMPARED_LAYERS, len(names))
         chosen = [names[len(names) * (i + 1) // count - 1] for i in range(count)]
         return {name.removeprefix("network."): name for name in chosen}

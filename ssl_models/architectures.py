@@ -96,10 +96,11 @@ def fit_first_layers(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 
 
 def built_network(place: str) -> tuple[Build, str]:
-    """Finds a user's function.
+    """Finds a user's function, or the class of a network.
 
     Args:
-        place: ``package.module:function``; modules in the working folder are found too.
+        place: ``package.module:function``, called without arguments; modules in the working folder are
+            found too.
 
     Returns:
         What calls it, which can be pickled, and the digest of the source file that defines it. Files
@@ -108,8 +109,7 @@ def built_network(place: str) -> tuple[Build, str]:
     Raises:
         InputError: if there is no such function.
     """
-    function = _function(place)
-    source = inspect.getsourcefile(inspect.unwrap(function))
+    source = inspect.getsourcefile(import_module(_function(place).__module__))
     if source is None:
         raise InputError(f"--model {place}: the function has no source file")
     return partial(_built, place), hashlib.sha256(Path(source).read_bytes()).hexdigest()[:32]
@@ -125,8 +125,8 @@ def _function(place: str) -> Callable[[], object]:
     except (ModuleNotFoundError, ValueError, TypeError) as error:
         raise InputError(f"--model {place}: cannot import {module_name!r} ({error})") from error
     function = getattr(module, name, None)
-    if not inspect.isfunction(function):
-        raise InputError(f"--model {place}: {module_name} has no function {name!r}")
+    if not (inspect.isfunction(function) or inspect.isclass(function)):
+        raise InputError(f"--model {place}: {module_name} has no function or class {name!r}")
     return function
 
 
