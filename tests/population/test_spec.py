@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from population.errors import InputError
 from population.spec import (
     Augmentation,
+    CheckpointSpec,
     CompressionSpec,
+    LoadedSpec,
     MemberSpec,
     ModelSpec,
     PopulationSpec,
@@ -198,3 +200,53 @@ def test_conditions_are_in_a_fixed_order_with_readable_titles() -> None:
 def test_specs_are_frozen() -> None:
     with pytest.raises(FrozenInstanceError):
         MEMBER.seed = 8  # type: ignore[misc]
+
+
+# --- networks that were trained elsewhere
+
+LOADED = LoadedSpec("resnet18", "torchvision 1.0", ("aa", "bb"), "data", 0, "cpu", 1)
+
+
+def test_reports_without_checkpoints_keep_their_key() -> None:
+    plain = ReportSpec(merge=(0.5,))
+    assert "own" not in canonical(plain)
+    assert canonical(plain) == canonical(ReportSpec(own=CheckpointSpec(), merge=(0.5,)))
+    own = CheckpointSpec(("a.pt", "b.pt"), arch="resnet18", mean=(0.5,), std=(0.2,))
+    assert '"own":{"arch":"resnet18","checkpoints":["a.pt","b.pt"],"mean":[0.5],"std":[0.2]}' in canonical(
+        ReportSpec(own=own, merge=(0.5,))
+    )
+
+
+def test_all_of_a_loaded_network_is_in_its_key() -> None:
+    others = {
+        "architecture": "resnet34", "code": "torchvision 1.1", "tensors": ("bb", "aa"), "data": "other",
+        "seed": 1, "device": "cuda", "threads": 2,
+    }  # fmt: skip
+    keys = {key(LOADED), *(key(replace(LOADED, **{name: value})) for name, value in others.items())}
+    assert len(keys) == 1 + len(others)
+
+
+def test_the_network_is_named_as_the_user_does() -> None:
+    own = CheckpointSpec(("a.pt",), arch="resnet18")
+    assert ReportSpec(own=own, merge=(0.5,)).network == "resnet18"
+    built = PopulationSpec(model="mine:build")
+    assert ReportSpec(built, CheckpointSpec(("a.pt",)), merge=(0.5,)).network == "mine:build"
+    assert ReportSpec(merge=(0.5,)).network == "simclr_r18"
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (lambda: CheckpointSpec(arch="resnet18"), "--arch is for networks read from files"),
+        (lambda: CheckpointSpec(std=(1.0,)), "--std is for networks read from files"),
+        (lambda: CheckpointSpec(("a",), mean=(0.0, 0.0), std=(1.0,)), "not 2 and 1"),
+        (lambda: CheckpointSpec(("a",), mean=(float("inf"),), std=(1.0,)), "--mean must be numbers"),
+        (lambda: CheckpointSpec(("a",), mean=(0.0,), std=(-1.0,)), "--std must be positive"),
+        (lambda: CheckpointSpec(("a",), mean=(0.0,), std=(float("nan"),)), "--std must be positive"),
+        (lambda: ReportSpec(own=CheckpointSpec(("a",)), merge=(0.5,)), "needs either --arch NAME or --model"),
+        (lambda: ReportSpec(PopulationSpec(model="m:f"), merge=(0.5,)), "m:f builds one network"),
+    ],
+)
+def test_bad_specs_of_networks_from_files(make: Any, expected: str) -> None:
+    with pytest.raises(InputError, match=expected):
+        make()
