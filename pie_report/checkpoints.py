@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from analysis.activations import comparable_layers
 from compressors.contract import model_digest
+from compressors.repair.recalibrate import BATCH_NORMS
 from pie_report.members import Network
 from population.errors import InputError
-from population.spec import LoadedSpec, PopulationSpec, ReportSpec
+from population.spec import REPAIRS, LoadedSpec, PopulationSpec, ReportSpec
 from ssl_models.architectures import Build, built_network, named_network
 from ssl_models.backbones import Classifier
 from ssl_models.datasets import ImageData
@@ -160,6 +161,12 @@ def open_checkpoints(spec: ReportSpec, data: ImageData, *, device: str, threads:
         raise InputError(
             f"--probe refit: the last linear layer of {spec.network} is not known (none with a bias gives the"
             " network's outputs); only --probe frozen is possible"
+        )
+    norms = (m for m in first.modules() if isinstance(m, BATCH_NORMS) and m.track_running_stats)
+    if spec.repair == "bn" and next(norms, None) is None:
+        others = ", ".join(r for r in REPAIRS if r != "bn")
+        raise InputError(
+            f"--repair bn: {spec.network} has no BatchNorm statistics to re-estimate; choose one of {others}"
         )
     digests = tuple(model_digest(load_member(path, build, scale, head_name)) for path in paths)
     for i, digest in enumerate(digests):

@@ -50,6 +50,10 @@ class Scores(Net):
     def forward(self, x):
         return super().forward(x).log_softmax(1)
 
+class Plain(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Flatten(), nn.Linear(256, 10))
+
 def build():
     return Net()
 
@@ -439,6 +443,8 @@ BOTH = "--checkpoints a.safetensors b.pt"
          "squeezenet1_1 does not take images of shape [1, 16, 16] ("),
         (f"{BOTH} --probe refit --model own_nets:Scores --mean 0 --std 1",
          "--probe refit: the last linear layer of own_nets:Scores is not known"),
+        ("--checkpoints p1.pt p2.pt --model own_nets:Plain --mean 0 --std 1",
+         "--repair bn: own_nets:Plain has no BatchNorm statistics to re-estimate; choose one of none, "),
         (f"{BOTH} {NET} --data digit", "unknown data set 'digit'"),
     ],
 )  # fmt: skip
@@ -449,6 +455,8 @@ def test_bad_input_is_one_line(work: Path, complaint: Callable[[str], str], argv
     torch.save({n: t for n, t in state.items() if n != "conv1.bias"}, "part.pt")
     for i, name in enumerate(("5a.pt", "5b.pt")):
         torch.save(state | {"out.weight": torch.ones(5, 16) + i, "out.bias": torch.ones(5)}, name)
+    for i, name in enumerate(("p1.pt", "p2.pt")):
+        torch.save({"1.weight": torch.ones(10, 256) + i, "1.bias": torch.ones(10)}, name)
     if "r1.pt" in argv:
         for name in ("r1.pt", "r2.pt"):
             torch.save(squeezenet1_1(num_classes=10).state_dict(), name)
