@@ -43,14 +43,14 @@ MEMBER = MemberSpec(
 def test_the_key_of_a_known_spec_does_not_change() -> None:
     # Pinned: a change here makes every stored result unreachable, and needs a new FORMAT.
     assert canonical(MEMBER) == (
-        '[1,{"MemberSpec":{"data":"0123456789abcdef","device":"cpu","model":{"architecture":"r18",'
+        '[2,{"MemberSpec":{"data":"0123456789abcdef","device":"cpu","model":{"architecture":"r18",'
         '"in_channels":1,"num_classes":10,"objective":"simclr","width":16},"seed":7,"threads":2,'
         '"training":{"augmentation":{"colour":0.4,"flip":false,"grey":0,"min_scale":0.5,"rotation":15},'
         '"batch_size":128,"epochs":15,"learning_rate":0.003,"momentum":0.99,"temperature":0.2,'
         '"weight_decay":0.0001}}}]'
     )
-    assert key(MEMBER) == "e32209c91a3eadac8675"
-    assert key(MEMBER, CompressionSpec("merge", 0.5, "bn", "frozen"), 5000) == "7666ab5ff115170fe6b7"
+    assert key(MEMBER) == "dc500ed6b0bdcbc0c2b6"
+    assert key(MEMBER, CompressionSpec("merge", 0.5, "bn", "frozen"), 5000) == "903f8a91008bae36d231"
 
 
 def test_a_field_that_came_later_leaves_the_keys_of_older_specs_alone() -> None:
@@ -115,7 +115,7 @@ def test_every_field_is_in_the_key(path: tuple[str, ...], change: int) -> None:
 )
 @settings(max_examples=100, deadline=None)
 def test_the_canonical_form_loses_nothing(parts: list[Any]) -> None:
-    assert json.loads(canonical(*parts)) == [1, *parts]
+    assert json.loads(canonical(*parts)) == [2, *parts]
     assert "\n" not in canonical(*parts)
 
 
