@@ -240,6 +240,73 @@ def plot_cka(table: pd.DataFrame, ax: Axes) -> Axes:
     return ax
 
 
+def plot_cka_map(table: pd.DataFrame, ax: Axes) -> Axes:
+    """Draws the similarity of every dense layer with every compressed layer under one condition.
+
+    Args:
+        table: columns layer_dense, layer_compressed (both in forward order), value (linear CKA); one row
+            per pair.
+        ax: where to draw.
+
+    Returns:
+        The axes: input at the lower left, a light cell for each pair that is alike.
+    """
+    layers = list(dict.fromkeys(table["layer_dense"]))
+    values = table["value"].to_numpy(dtype=np.float64).reshape(len(layers), -1)
+    picture = ax.imshow(values, origin="lower", cmap="cividis", vmin=0, vmax=1, aspect="equal")
+    colours = ax.figure.colorbar(picture, ax=ax, shrink=0.8)
+    colours.outline.set_visible(False)
+    names = [plain(name, limit=16) for name in layers]
+    ax.set_xticks(range(values.shape[1]), names, rotation=90)
+    ax.set_yticks(range(len(layers)), names)
+    ax.grid(visible=False)
+    ax.set_xlabel("layer of the compressed network")
+    ax.set_ylabel("layer of the dense network")
+    return ax
+
+
+MAP_TILES = {"image": "image", "dense": "dense", "compressed": "compressed", "other_seed": "another seed"}
+"""Columns of the pictures, and what is written beside them, from the top."""
+
+
+def plot_map_pictures(table: pd.DataFrame, ax: Axes) -> Axes:
+    """Draws a few images and their attribution maps under one condition, an image per column.
+
+    Args:
+        table: columns sample_id, row, column (pixels), image (brightness, 0 to 1), dense, compressed,
+            other_seed (signed attributions; missing where there is no such network); the pixels of an image
+            in reading order.
+        ax: where to draw.
+
+    Returns:
+        The axes. Green pixels speak for the class, purple ones against it; every map has a scale of
+        its own, whose end is the 99th percentile of the absolute values.
+    """
+    pictures = [rows for _, rows in table.groupby("sample_id", sort=False)]
+    for place, rows in enumerate(pictures):
+        shape = (int(rows["row"].max()) + 1, int(rows["column"].max()) + 1)
+        for line, name in enumerate(MAP_TILES):
+            if rows[name].isna().any():
+                continue
+            values = rows[name].to_numpy(dtype=np.float64).reshape(shape)
+            extent = (place + 0.03, place + 0.97, line + 0.97, line + 0.03)
+            if name == "image":
+                ax.imshow(values, extent=extent, cmap="gray", vmin=0, vmax=1)
+            else:
+                size = float(np.percentile(np.abs(values), 99)) or 1.0
+                ax.imshow(values, extent=extent, cmap="PRGn", vmin=-size, vmax=size)
+    # Panels share their axes: the widest one counts.
+    ax.set_xlim(0, max(ax.get_xlim()[1], len(pictures)))
+    ax.set_ylim(len(MAP_TILES), 0)
+    ax.set_aspect("equal")
+    ax.set_xticks([])
+    ax.set_yticks([line + 0.5 for line in range(len(MAP_TILES))], list(MAP_TILES.values()))
+    ax.tick_params(length=0)
+    ax.grid(visible=False)
+    ax.spines[:].set_visible(False)
+    return ax
+
+
 def _points(change: float) -> str:
     """Writes a fraction as signed percentage points, with a true minus sign."""
     return f"{100 * change:+.3g}".replace("-", "−") if change else "0"

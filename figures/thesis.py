@@ -158,6 +158,8 @@ _PIES = (
 )
 _CHANGE = ("delta", "delta_low", "delta_high", "p_adjusted")
 _CKA = ("value", "reference")
+_CKA_MAP = ("layer_dense", "layer_compressed", "value")
+_PIXEL = ("sample_id", "row", "column")
 
 
 def _accuracy_cost(summary: pd.DataFrame) -> pd.DataFrame:
@@ -190,6 +192,22 @@ def _pies(summary: pd.DataFrame) -> pd.DataFrame:
 
 def _cka(cka: pd.DataFrame) -> pd.DataFrame:
     return _numbers(cka, _CKA)[["condition", "layer", *_CKA]].dropna(subset="value")
+
+
+def _cka_map(cka_map: pd.DataFrame) -> pd.DataFrame:
+    return _numbers(cka_map, ("value",))[["condition", *_CKA_MAP]]
+
+
+def _map_pictures(pictures: pd.DataFrame) -> pd.DataFrame:
+    return _numbers(pictures, tuple(plots.MAP_TILES))[["condition", *_PIXEL, *plots.MAP_TILES]]
+
+
+def _pairs_per_row(table: pd.DataFrame) -> int:
+    return min(2, table["condition"].nunique())
+
+
+def _grid_height(table: pd.DataFrame, panel: float) -> float:
+    return 0.4 + panel * -(-table["condition"].nunique() // 2)
 
 
 def _class_panels_per_row(table: pd.DataFrame) -> int:
@@ -227,6 +245,22 @@ FIGURES: Mapping[str, ThesisFigure] = MappingProxyType(
             plots.plot_pies, "summary", ("condition", *_PIES), _pies, lambda table: 1.05 + 0.3 * len(table)
         ),
         "cka": ThesisFigure(plots.plot_cka, "cka", ("condition", "layer", *_CKA), _cka, lambda _: 3.8),
+        "cka-map": ThesisFigure(
+            plots.plot_cka_map,
+            "cka_map",
+            ("condition", *_CKA_MAP),
+            _cka_map,
+            lambda table: _grid_height(table, 3.0),
+            _pairs_per_row,
+        ),
+        "attribution-maps": ThesisFigure(
+            plots.plot_map_pictures,
+            "map_pictures",
+            ("condition", *_PIXEL, *plots.MAP_TILES),
+            _map_pictures,
+            lambda table: _grid_height(table, 3.1),
+            _pairs_per_row,
+        ),
     }
 )
 """The figures of a run, by the name of their files."""

@@ -4,14 +4,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from platform import python_version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from analysis.recall import Accuracy, ClassDeltas
 from figures.gallery.exhibits import Exhibits
 from pie.identify import PieTable
+from pie_report.explained import EXPLANATION_TABLES, explanation_sections, explanation_tables
+from pie_report.plain import records
 from pie_report.report import SCHEMA, Report
+
+if TYPE_CHECKING:  # comparing predictions needs no torch
+    from pie_report.explanations import Explanation
 
 _PIE_FIELDS = (
     "count", "share", "ties", "expected_null", "expected_null_low", "expected_null_high", "excess",
@@ -54,9 +59,7 @@ class ConditionResult:
         accuracy: None without labels.
         pies: identified exemplars and their tests.
         classes: None without labels.
-        cka: columns layer, value, reference.
-        attribution: per image: sample_id, group, spearman, reference.
-        attribution_settings: method, members, steps.
+        explanation: layers and attribution maps before and after; None without the networks.
     """
 
     condition: str
@@ -69,9 +72,7 @@ class ConditionResult:
     accuracy: Accuracy | None
     pies: PieTable
     classes: ClassDeltas | None
-    cka: pd.DataFrame | None
-    attribution: pd.DataFrame | None
-    attribution_settings: Mapping[str, Any] | None
+    explanation: "Explanation | None"
 
 
 def build_report(
@@ -108,7 +109,7 @@ def build_report(
             "per_class": _dense_recalls(conditions[0].classes),
             "cost": None if dense.cost is None else dict(dense.cost),
         },
-        "compressed": [_condition_document(c) for c in conditions],
+        "compressed": [_condition_document(c, seed=spec["seed"]) for c in conditions],
     }
     return Report(document, _tables(dense, conditions), exhibits)
 
@@ -132,7 +133,7 @@ def _interval(accuracy: Accuracy | None) -> dict[str, float] | None:
     return {"mean": accuracy.mean, "low": accuracy.low, "high": accuracy.high}
 
 
-def _condition_document(result: ConditionResult) -> dict[str, Any]:
+def _condition_document(result: ConditionResult, *, seed: int) -> dict[str, Any]:
     return {
         "condition": result.condition,
         "method": result.method,
@@ -145,37 +146,8 @@ def _condition_document(result: ConditionResult) -> dict[str, Any]:
         "accuracy": _interval(result.accuracy),
         "pies": {name: getattr(result.pies, name) for name in _PIE_FIELDS},
         "classes": None if result.classes is None else records(result.classes.table),
-        "cka": None if result.cka is None else records(result.cka),
-        "attribution": _attribution_document(result),
+        **explanation_sections(result.explanation, seed=seed),
     }
-
-
-def _attribution_document(result: ConditionResult) -> dict[str, Any] | None:
-    if result.attribution is None or result.attribution_settings is None:
-        return None
-    groups = {"pies": "pie", "rest": "other"}
-    parts = {name: result.attribution[result.attribution["group"] == g] for name, g in groups.items()}
-    return {
-        **result.attribution_settings,
-        **{name: {"n": len(part), "spearman": _mean(part["spearman"])} for name, part in parts.items()},
-        "reference": {name: _mean(part["reference"]) for name, part in parts.items()},
-    }
-
-
-def _mean(values: "pd.Series[float]") -> float | None:
-    known = values.dropna()
-    return float(known.mean()) if len(known) else None
-
-
-def records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows of a table as plain JSON values; missing values become None."""
-    return [
-        {
-            str(name): None if pd.isna(value) else getattr(value, "item", lambda v=value: v)()
-            for name, value in row.items()
-        }
-        for row in table.to_dict("records")
-    ]
 
 
 def _tables(dense: DenseResult, conditions: Sequence[ConditionResult]) -> dict[str, pd.DataFrame]:
@@ -183,10 +155,14 @@ def _tables(dense: DenseResult, conditions: Sequence[ConditionResult]) -> dict[s
         "summary": pd.DataFrame([*_dense_rows(dense, conditions), *map(_summary_row, conditions)]),
         "pies": _stack({c.condition: c.pies.samples for c in conditions}),
     }
-    for name in ("classes", "cka", "attribution"):
-        parts = {c.condition: getattr(c, name) for c in conditions if getattr(c, name) is not None}
-        if parts:
-            tables[name] = _stack({t: getattr(part, "table", part) for t, part in parts.items()})
+    parts = {c.condition: c.classes.table for c in conditions if c.classes is not None}
+    if parts:
+        tables["classes"] = _stack(parts)
+    explained = {
+        c.condition: explanation_tables(c.explanation) for c in conditions if c.explanation is not None
+    }
+    for name in EXPLANATION_TABLES if explained else ():
+        tables[name] = _stack({title: found[name] for title, found in explained.items()})
     return tables
 
 

@@ -108,9 +108,7 @@ def compare(dense: Predictions, compressed: Predictions, *, design: str, seed: i
         accuracy=population_accuracy(compressed, seed=seed) if labelled else None,
         pies=pies,
         classes=classes,
-        cka=None,
-        attribution=None,
-        attribution_settings=None,
+        explanation=None,
     )
     return build_report(
         spec=sections["spec"],

@@ -1,125 +1,88 @@
-"""Why images are forgotten: representations and attributions before and after, through the store."""
+"""Why images are forgotten: representations and attributions before and after, of which images."""
 
-import json
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import NDArray
 
-from analysis.attribution import AttributionChange, attribution_change
-from analysis.similarity import layer_cka
-from pie_report.members import Population, layers_of
-from population.spec import CompressionSpec, key
+from analysis.matching import match_nearest
+from pie_report.attribution_maps import MapComparison, compare_maps
+from pie_report.layer_similarity import LayerSimilarity, layer_similarity
+from pie_report.members import Population
+from population.spec import CompressionSpec
 
-# Bounds of what is computed. The report shows those of the attributions, docs/report-schema.md all.
-CKA_MEMBERS, CKA_IMAGES, CKA_BATCH = 5, 2000, 256
-ATTRIBUTION_MEMBERS, ATTRIBUTION_IMAGES, ATTRIBUTION_STEPS = 3, 32, 16
-_ATTRIBUTION_BATCH = 256
+#: Fewer PIEs say too little of PIEs in general.
+MIN_PIES = 20
 
-
-def cka_table(population: Population, condition: CompressionSpec) -> pd.DataFrame:
-    """Layer-wise CKA of dense against compressed members, beside dense against the next seed.
-
-    Returns:
-        Columns layer, value, reference: means over the first members, in forward order.
-    """
-    members = min(population.k, CKA_MEMBERS)
-
-    def compute(folder: Path) -> None:
-        images = population.test_images[:CKA_IMAGES].float().div(255)
-        names, layers = zip(*layers_of(population).items(), strict=True)
-        dense = [population.dense(i) for i in range(members)]
-        values, references = [], []
-        for i, first in enumerate(dense):
-            compressed, other = population.compressed(i, condition), dense[(i + 1) % members]
-            values.append(layer_cka(first, compressed, images, layers, batch_size=CKA_BATCH))
-            references.append(layer_cka(first, other, images, layers, batch_size=CKA_BATCH))
-        rows = {
-            "layer": list(names),
-            "value": [float(np.mean([v[layer] for v in values])) for layer in layers],
-            "reference": [float(np.mean([r[layer] for r in references])) for layer in layers],
-        }
-        (folder / "cka.json").write_text(json.dumps(rows))
-
-    parts = (population.member, members, condition, CKA_IMAGES, CKA_BATCH)
-    entry = population.store.once("cka", key(*parts), compute)
-    return pd.DataFrame(json.loads((entry / "cka.json").read_text()))
+Indices = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
-class Attribution:
-    """Attribution before and after on some PIEs and some other images.
+class MatchedPies:
+    """PIEs, each beside an image of about the same dense margin whose modal label stays.
 
     Attributes:
-        table: columns sample_id, group (``pie`` or ``other``), spearman, reference; values that are
-            not defined (a map without variation) are missing.
-        map_dense: mean maps of the PIEs in the table, in its order, shape (P, H, W).
-        map_compressed: the same after compression.
+        pies: indices of the test images, ascending; empty where nothing is matched.
+        controls: index of the partner of each, no two alike.
+        margin_gap: mean absolute difference of the dense margin within pairs; None without pairs.
+        missing: why there are no pairs; None where there are.
     """
 
-    table: pd.DataFrame
-    map_dense: NDArray[np.float32]
-    map_compressed: NDArray[np.float32]
+    pies: Indices
+    controls: Indices
+    margin_gap: float | None
+    missing: str | None
 
 
-def attribution(
-    population: Population, condition: CompressionSpec, samples: pd.DataFrame, targets: NDArray[np.int64]
-) -> Attribution:
-    """Integrated gradients of the dense modal class before and after compression.
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """What was found for one condition."""
+
+    pairs: MatchedPies
+    layers: LayerSimilarity
+    maps: MapComparison
+
+
+def explain(
+    population: Population, condition: CompressionSpec, samples: pd.DataFrame, targets: Indices
+) -> Explanation:
+    """Compares layers and attribution maps of dense and compressed members.
 
     Args:
         population: the models.
         condition: the compression.
         samples: table of ``find_pies``, in the order of the test images.
-        targets: class that is explained for each test image, the dense modal label, shape (N,).
+        targets: class that the maps explain for each test image, the dense modal label, shape (N,).
     """
-    members = min(population.k, ATTRIBUTION_MEMBERS)
-    rng = np.random.default_rng(population.member.seed)
+    seed = population.member.seed
+    pairs = matched_pies(samples, seed=seed)
+    return Explanation(
+        pairs=pairs,
+        layers=layer_similarity(population, condition, pairs.pies, pairs.controls),
+        maps=compare_maps(population, condition, samples, targets, pairs.pies, pairs.controls),
+    )
+
+
+def matched_pies(samples: pd.DataFrame, *, seed: int) -> MatchedPies:
+    """Finds a partner of about equal dense margin for every PIE.
+
+    Args:
+        samples: columns ``pie`` and ``margin_dense`` of ``find_pies``.
+        seed: of the order in which PIEs choose.
+
+    Returns:
+        The pairs, or the reason why there are none: fewer than ``MIN_PIES`` PIEs, or more PIEs than
+        other images.
+    """
     is_pie = samples["pie"].to_numpy(dtype=bool)
-    chosen = [
-        np.sort(rng.permutation(np.flatnonzero(part))[:ATTRIBUTION_IMAGES]) for part in (is_pie, ~is_pie)
-    ]
-    index = np.concatenate(chosen)
-    n_pies = len(chosen[0])
-
-    def compute(folder: Path) -> None:
-        change = attribution_change(
-            [population.dense(i) for i in range(members)],
-            [population.compressed(i, condition) for i in range(members)],
-            population.test_images[torch.from_numpy(index)].float().div(255),
-            torch.from_numpy(targets[index]),
-            steps=ATTRIBUTION_STEPS,
-            batch_size=_ATTRIBUTION_BATCH,
+    pies, others = int(is_pie.sum()), int((~is_pie).sum())
+    none = np.empty(0, dtype=np.int64)
+    if pies < MIN_PIES:
+        return MatchedPies(none, none, None, f"{pies} PIEs were found, and at least {MIN_PIES} are needed")
+    if pies > others:
+        return MatchedPies(
+            none, none, None, f"{pies} PIEs were found, but only {others} other images to match them with"
         )
-        np.savez(folder / "attribution.npz", allow_pickle=False, **_plain_arrays(change, n_pies))
-
-    parts = (population.member, members, condition, ATTRIBUTION_STEPS, n_pies, index.tolist())
-    entry = population.store.once("attribution", key(*parts, targets[index].tolist()), compute)
-    with np.load(entry / "attribution.npz", allow_pickle=False) as stored:
-        table = pd.DataFrame(
-            {
-                "sample_id": samples["sample_id"].to_numpy()[index],
-                "group": ["pie"] * n_pies + ["other"] * (len(index) - n_pies),
-                "spearman": _with_gaps(stored["spearman"], stored["spearman_undefined"]),
-                "reference": _with_gaps(stored["reference"], stored["reference_undefined"]),
-            }
-        )
-        return Attribution(table, stored["map_dense"], stored["map_compressed"])
-
-
-def _plain_arrays(change: AttributionChange, n_pies: int) -> dict[str, NDArray[np.generic]]:
-    maps = {"map_dense": change.map_dense[:n_pies], "map_compressed": change.map_compressed[:n_pies]}
-    reference = change.reference
-    if reference is None:  # a single model has no other seed to be compared with
-        reference = np.ma.MaskedArray(np.zeros(len(change.spearman)), mask=True)
-    correlations = {"spearman": change.spearman, "reference": reference}
-    values = {name: np.ma.filled(part, 0.0) for name, part in correlations.items()}
-    undefined = {f"{name}_undefined": np.ma.getmaskarray(part) for name, part in correlations.items()}
-    return {**maps, **values, **undefined}
-
-
-def _with_gaps(values: NDArray[np.float64], undefined: NDArray[np.bool_]) -> "pd.Series[float]":
-    return pd.Series(pd.array(values, dtype="Float64")).mask(undefined)
+    found = match_nearest(samples["margin_dense"].to_numpy(dtype=np.float64), is_pie, seed=seed)
+    return MatchedPies(found.cases, found.controls, found.mean_gap, None)

@@ -5,17 +5,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from rich.progress import Progress
 
 from analysis.recall import class_deltas, population_accuracy
 from figures.gallery.exhibits import Exhibits
 from pie.identify import PieTable, find_pies
-from pie_report import explanations
 from pie_report.assemble import ConditionResult, DenseResult, build_report
+from pie_report.attribution_maps import MapComparison
 from pie_report.baselines import baseline_accuracies
 from pie_report.checkpoints import open_checkpoints
+from pie_report.explanations import explain
 from pie_report.members import Population
 from pie_report.report import Report
 from pie_report.trained import TrainedMembers
@@ -204,11 +204,11 @@ def _identity(spec: ReportSpec) -> tuple[CompressionSpec, ...]:
 
 def _compare(
     population: Population, condition: CompressionSpec, dense: Predictions
-) -> tuple[ConditionResult, explanations.Attribution]:
+) -> tuple[ConditionResult, MapComparison]:
     seed = population.member.seed
     compressed = population.compressed_population(condition)
     pies = find_pies(dense, compressed, design="paired", seed=seed)
-    attribution = explanations.attribution(population, condition, pies.samples, dense.modal_label)
+    explanation = explain(population, condition, pies.samples, dense.modal_label)
     costs = population.mean_costs(condition)
     result = ConditionResult(
         condition=condition.title,
@@ -226,23 +226,17 @@ def _compare(
         accuracy=population_accuracy(compressed, seed=seed),
         pies=pies,
         classes=class_deltas(dense, compressed, design="paired", seed=seed),
-        cka=explanations.cka_table(population, condition),
-        attribution=attribution.table,
-        attribution_settings={
-            "method": "integrated gradients",
-            "members": min(population.k, explanations.ATTRIBUTION_MEMBERS),
-            "steps": explanations.ATTRIBUTION_STEPS,
-        },
+        explanation=explanation,
     )
-    return result, attribution
+    return result, explanation.maps
 
 
 def _exhibits(
-    population: Population, results: list[ConditionResult], maps: dict[str, explanations.Attribution]
+    population: Population, results: list[ConditionResult], maps: dict[str, MapComparison]
 ) -> Exhibits:
     shown = np.logical_or.reduce([_is_pie(r.pies) for r in results])
     images = population.data.test.images[shown].transpose(0, 2, 3, 1)
-    ids = {title: _pie_ids(part.table) for title, part in maps.items()}
+    ids = {title: part.pie_ids() for title, part in maps.items()}
     return Exhibits(
         sample_id=population.data.test.samples.sample_id[shown],
         image=np.ascontiguousarray(np.broadcast_to(images, (*images.shape[:3], 3))),
@@ -255,7 +249,3 @@ def _exhibits(
 
 def _is_pie(pies: PieTable) -> "np.ndarray[tuple[int], np.dtype[np.bool_]]":
     return pies.samples["pie"].to_numpy(dtype=bool)
-
-
-def _pie_ids(table: pd.DataFrame) -> "np.ndarray[tuple[int], np.dtype[np.str_]]":
-    return table.loc[table["group"] == "pie", "sample_id"].to_numpy(dtype=np.str_)

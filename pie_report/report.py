@@ -14,8 +14,9 @@ from population.errors import InputError
 SCHEMA = 1
 _TEXT_COLUMNS = frozenset(
     {
-        "condition", "design", "group", "kind", "label", "layer", "method", "modal_compressed",
-        "modal_dense", "name", "repair", "sample_id", "votes_compressed", "votes_dense",
+        "comparison", "condition", "design", "group", "images", "kind", "label", "layer",
+        "layer_compressed", "layer_dense", "maps", "measure", "method", "modal_compressed", "modal_dense",
+        "name", "pair", "repair", "sample_id", "scored_on", "target", "votes_compressed", "votes_dense",
     }
 )  # fmt: skip
 
