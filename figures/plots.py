@@ -253,7 +253,7 @@ def plot_cka_map(table: pd.DataFrame, ax: Axes) -> Axes:
     """
     layers = list(dict.fromkeys(table["layer_dense"]))
     values = table["value"].to_numpy(dtype=np.float64).reshape(len(layers), -1)
-    picture = ax.imshow(values, origin="lower", cmap="cividis", vmin=0, vmax=1, aspect="equal")
+    picture = ax.imshow(values, origin="lower", cmap="cividis", vmin=0, vmax=1, aspect="auto")
     colours = ax.figure.colorbar(picture, ax=ax, shrink=0.8)
     colours.outline.set_visible(False)
     names = [plain(name, limit=16) for name in layers]

@@ -46,6 +46,10 @@ class ConditionView:
         classes_left_out: number of class rows that only the CSV has.
         worst: the class row with the largest loss of recall; None where no class loses any.
         lowest_cka: the layer that changed most; None without CKA.
+        layers: per layer its name, and its rows of the similarity by measure and set of images.
+        maps: per method and measure of maps its means by group of images, and its test or None.
+        moved: of occlusion and rank correlation the means of PIEs and matched images, the test, and whether
+            the maps of matched images lie below their ceiling; None without a test.
         strip_kind: what the strip shows: forgotten images, or all PIEs where there are no labels.
         strip: its pictures, largest change in votes first; empty without a gallery.
     """
@@ -56,6 +60,9 @@ class ConditionView:
     classes_left_out: int
     worst: Mapping[str, Any] | None
     lowest_cka: Mapping[str, Any] | None
+    layers: list[Mapping[str, Any]]
+    maps: list[Mapping[str, Any]]
+    moved: Mapping[str, Any] | None
     strip_kind: str
     strip: list[Picture]
 
@@ -103,13 +110,23 @@ def render_page(
         tables=list(tables),
         figures=list(figures),
         has_gallery=has_gallery,
+        pitfall=_pitfall(document),
     )
+
+
+def _pitfall(document: Mapping[str, Any]) -> str | None:
+    if all(report["similarity"] is None for report in document["compressed"]):
+        return None  # comparing predictions needs no torch, which the module below loads
+    from analysis.cka import KNOWN_PITFALL
+
+    return KNOWN_PITFALL
 
 
 def _view(report: Mapping[str, Any], number: int, entries: pd.DataFrame, has_gallery: bool) -> ConditionView:
     # Classes without samples have no change; they come last.
     classes = sorted(report["classes"] or [], key=lambda row: (row["delta"] is None, row["delta"] or 0.0))
     losers = [row for row in classes if row["delta"] is not None and row["delta"] < 0]
+    maps = _maps(report["maps"])
     kind = "all" if report["pies"]["forgotten"] is None else "forgotten"
     return ConditionView(
         report=report,
@@ -118,9 +135,42 @@ def _view(report: Mapping[str, Any], number: int, entries: pd.DataFrame, has_gal
         classes_left_out=len(classes[CLASS_ROWS:]),
         worst=losers[0] if losers else None,
         lowest_cka=min(report["cka"], key=lambda row: row["value"]) if report["cka"] else None,
+        layers=_layers(report["similarity"]),
+        maps=maps,
+        moved=_moved(maps),
         strip_kind=kind,
         strip=_strip(entries, report["condition"], kind) if has_gallery else [],
     )
+
+
+def _layers(similarity: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
+    layers: dict[str, dict[str, Any]] = {}
+    for row in similarity["layers"] if similarity else ():
+        measures = layers.setdefault(row["layer"], {"layer": row["layer"]})
+        measures.setdefault(row["measure"], {})[row["images"]] = row
+    return list(layers.values())
+
+
+def _maps(maps: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
+    if maps is None:
+        return []
+    tests = {(test["method"], test["measure"]): test for test in maps["tests"]}
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in maps["means"]:
+        kind = (row["method"], row["measure"])
+        labels = {"method": kind[0], "measure": kind[1], "groups": {}, "test": tests.get(kind)}
+        found.setdefault(kind, labels)["groups"][row["group"]] = row
+    return list(found.values())
+
+
+def _moved(maps: list[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    for row in maps:
+        if (row["method"], row["measure"]) == ("occlusion", "spearman") and row["test"] is not None:
+            matched = row["groups"]["matched"]
+            known = matched["compressed"] is not None and matched["ceiling"] is not None
+            below = known and matched["compressed"] < matched["ceiling"]
+            return {**row["groups"], "test": row["test"], "stayed_below_ceiling": below}
+    return None
 
 
 def _strip(entries: pd.DataFrame, condition: str, kind: str) -> list[Picture]:

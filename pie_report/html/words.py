@@ -75,6 +75,19 @@ def significant(number: float) -> str:
     return f"{number:.2g}"
 
 
+_NAMES = {
+    "spearman": "rank correlation",
+    "top_k_iou": "overlap of the top tenth",
+    "ssim": "structural similarity (SSIM)",
+    "centroid_shift": "shift of the centre",
+}
+
+
+def in_words(name: str) -> str:
+    """Writes the name of a method or measure: ``top_k_iou`` -> ``overlap of the top tenth``."""
+    return _NAMES.get(name, str.replace(name, "_", " "))
+
+
 def _signed(number: float) -> str:
     text = f"{number:+.1f}"
     return "0.0" if text in ("+0.0", "-0.0") else text.replace("-", MINUS)
@@ -84,6 +97,6 @@ FILTERS = {
     function.__name__: function
     for function in (
         *(percent, share, percent_range, points, points_range, p_value, p_equals),
-        *(count, decimal, signed, large, byte_size, significant),
+        *(count, decimal, signed, large, byte_size, significant, in_words),
     )
 }

@@ -8,7 +8,15 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from figures.plots import NAMED_CLASSES, plot_accuracy_cost, plot_cka, plot_class_change, plot_pies
+from figures.plots import (
+    NAMED_CLASSES,
+    plot_accuracy_cost,
+    plot_cka,
+    plot_cka_map,
+    plot_class_change,
+    plot_map_pictures,
+    plot_pies,
+)
 from figures.style import KIND_COLOURS, looks, plain
 
 STRANGE = ["$x_1$ and $y$", "_hidden", "<b>&amp;", r"back\slash$"]
@@ -241,6 +249,48 @@ class TestCka:
     def test_no_reference_no_line(self, ax: Axes) -> None:
         plot_cka(cka_table(references=(np.nan, np.nan)), ax)
         assert legend(ax) == ["merge 0.5", "prune 0.9"]
+
+
+class TestCkaMap:
+    def test_rows_are_dense_layers_from_below(self, ax: Axes) -> None:
+        pairs = [("in", "in", 0.9), ("in", "out", 0.2), ("out", "in", 0.3), ("out", "out", 0.8)]
+        plot_cka_map(pd.DataFrame(pairs, columns=["layer_dense", "layer_compressed", "value"]), ax)
+        np.testing.assert_array_equal(ax.images[0].get_array(), [[0.9, 0.2], [0.3, 0.8]])
+        assert ax.images[0].origin == "lower"
+        assert [t.get_text() for t in ax.get_yticklabels()] == ["in", "out"]
+        assert "dense" in ax.get_ylabel()
+
+
+class TestMapPictures:
+    @staticmethod
+    def pixels(**values: list[float]) -> pd.DataFrame:
+        place = {"row": [0, 0, 1, 1], "column": [0, 1, 0, 1]}
+        return pd.DataFrame({"sample_id": "a", **place, **values})
+
+    def test_an_image_per_column_and_a_scale_per_map(self, ax: Axes) -> None:
+        image = [0.0, 0.5, 0.5, 1.0]
+        first = self.pixels(image=image, dense=[1, 2, 3, -4], compressed=[0, 0, 0, 0], other_seed=[8] * 4)
+        plot_map_pictures(pd.concat([first, first.assign(sample_id="b")]), ax)
+        assert len(ax.images) == 8
+        shown, dense, dead, other = ax.images[:4]
+        np.testing.assert_array_equal(shown.get_array(), [[0, 0.5], [0.5, 1]])
+        np.testing.assert_array_equal(dense.get_array(), [[1, 2], [3, -4]])
+        limits = np.percentile([1, 2, 3, 4], 99), 1.0, 8.0
+        assert [-m.get_clim()[0] for m in (dense, dead, other)] == pytest.approx(limits)
+        assert [m.get_clim()[1] for m in (dense, dead, other)] == pytest.approx(limits)
+        assert ax.get_xlim() == (0, 2)
+        assert [t.get_text() for t in ax.get_yticklabels()] == [
+            "image",
+            "dense",
+            "compressed",
+            "another seed",
+        ]
+
+    def test_without_another_seed_its_place_is_empty(self, ax: Axes) -> None:
+        plot_map_pictures(
+            self.pixels(image=[0] * 4, dense=[1] * 4, compressed=[1] * 4, other_seed=[np.nan] * 4), ax
+        )
+        assert len(ax.images) == 3
 
 
 class TestStyle:

@@ -12,7 +12,7 @@ from PIL import Image
 from figures import FIGURES, draw_figures
 from figures.style import TEXT_WIDTH
 
-ALL = ["accuracy-cost", "class-change", "pies", "cka"]
+ALL = ["accuracy-cost", "class-change", "pies", "cka", "cka-map", "attribution-maps"]
 
 
 def run_tables(
@@ -62,7 +62,29 @@ def run_tables(
                 }
             )
         cka += [{"condition": condition, "layer": layer, "value": 0.9, "reference": 0.7} for layer in "zya"]
-    return {"summary": pd.DataFrame(summary), "classes": pd.DataFrame(changes), "cka": pd.DataFrame(cka)}
+    cka_map, pixels = [], []
+    for condition in conditions:
+        cka_map += [
+            {"condition": condition, "layer_dense": a, "layer_compressed": b, "value": 0.1 * (i + 2 * j)}
+            for i, a in enumerate("zya")
+            for j, b in enumerate("zya")
+        ]
+        pixels += [
+            {
+                "condition": condition, "sample_id": sample, "row": r, "column": c, "image": 0.5,
+                "dense": 0.1 * r, "compressed": -0.1 * c, "other_seed": np.nan,
+            }
+            for sample in ("007", "a")
+            for r in range(4)
+            for c in range(3)
+        ]  # fmt: skip
+    return {
+        "summary": pd.DataFrame(summary),
+        "classes": pd.DataFrame(changes),
+        "cka": pd.DataFrame(cka),
+        "cka_map": pd.DataFrame(cka_map),
+        "map_pictures": pd.DataFrame(pixels),
+    }
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +120,9 @@ def test_equal_tables_give_equal_bytes_in_this_and_any_other_process(
     code = (
         "import sys, pandas; from pathlib import Path; from figures import draw_figures;"
         "p = Path(sys.argv[1]);"
-        "draw_figures({n: pandas.read_csv(p / f'{n}.csv') for n in ('summary', 'classes', 'cka')}, p / 'c')"
+        "names = ('summary', 'classes', 'cka', 'cka_map', 'map_pictures');"
+        "tables = {n: pandas.read_csv(p / f'{n}.csv', dtype={'sample_id': str}) for n in names};"
+        "draw_figures(tables, p / 'c')"
     )
     root = Path(__file__).parents[2]
     subprocess.run(
@@ -153,7 +177,7 @@ def test_classes_have_one_order_in_all_panels_by_mean_loss(tmp_path: Path) -> No
 
 def test_predictions_made_elsewhere_have_no_cost_and_perhaps_no_labels(tmp_path: Path) -> None:
     tables = run_tables(conditions=("compressed x",))
-    del tables["cka"]
+    del tables["cka"], tables["cka_map"], tables["map_pictures"]
     summary = tables["summary"].astype(object)
     summary["params_kept"] = None
     summary.loc[:, ["accuracy", "accuracy_low", "accuracy_high", "forgotten", "gained", "still_wrong"]] = ""
@@ -167,7 +191,8 @@ def test_predictions_made_elsewhere_have_no_cost_and_perhaps_no_labels(tmp_path:
 def test_a_table_that_is_absent_or_lacks_a_column_draws_nothing(tmp_path: Path) -> None:
     tables = run_tables()
     tables["cka"] = tables["cka"].drop(columns="reference")
-    del tables["classes"]
+    tables["cka_map"] = tables["cka_map"].drop(columns="value")
+    del tables["classes"], tables["map_pictures"]
     assert draw_figures(tables, tmp_path) == ["accuracy-cost", "pies"]
     assert draw_figures({}, tmp_path / "none") == []
     assert not (tmp_path / "none").exists()

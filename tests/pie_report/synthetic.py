@@ -90,6 +90,7 @@ def make(seed: int = 0) -> Synthetic:
         [{"condition": c["condition"], **row} for c in compressed for row in c["cka"]]
     )
     tables["attribution"] = _attribution_rows(tables["pies"])
+    tables |= _explanation_tables(compressed, tables["pies"])
     document = _document(float((dense == label).mean()), label, dense, compressed)
     return Synthetic(document, tables, _exhibits(tables["pies"], rng))
 
@@ -129,6 +130,7 @@ def compare_without_labels() -> Synthetic:
             first
             | nothing
             | {"condition": "compressed", "design": "independent", "attribution": None, "classes": None}
+            | dict.fromkeys(["matching", "similarity", "maps"])
             | {"pies": found | {"excess": found["count"] - found["expected_null"]}}
         ],
     }
@@ -311,6 +313,94 @@ def _condition(condition, accuracy, found, class_rows, rng) -> dict[str, Any]:
             "rest": {"n": 24, "spearman": 0.697},
             "reference": {"pies": 0.431, "rest": 0.604},
         },
+        "matching": {"pairs": 24, "margin_gap": 0.0123, "missing": None},
+        "similarity": _similarity(layers),
+        "maps": _maps(),
+    }
+
+
+def _similarity(layers: list[str]) -> dict[str, Any]:
+    """Every value is another one, so that a page that shows the wrong one is found out."""
+    rows = []
+    for measure in ("cka", "neighbours"):
+        for images in ("all", "pies", "matched"):
+            for layer in layers:
+                first = 0.3 + 0.003 * len(rows)
+                names = [f"{c}{end}" for c in ("value", "reference", "untrained") for end in _ENDS]
+                values = {name: first + 0.0003 * i for i, name in enumerate(names)}
+                rows.append({"measure": measure, "images": images, "layer": layer, **values})
+    return {
+        "members": 5,
+        "neighbours": 10,
+        "images": {"all": N, "pies": 24, "matched": 24},
+        "undefined": ["Neighbours in layer conv1: all features of an image are <0>"],
+        "layers": rows,
+    }
+
+
+_ENDS = ("", "_low", "_high")
+_MAP_MEASURES = ("spearman", "top_k_iou", "ssim", "centroid_shift", "deletion", "insertion")
+
+
+def _maps() -> dict[str, Any]:
+    means, tests = [], []
+    for method in ("integrated_gradients", "occlusion"):
+        for measure in _MAP_MEASURES:
+            one_map = measure in ("deletion", "insertion")
+            for group in ("pie", "matched") if one_map else ("pie", "matched", "other"):
+                first = 0.1 + 0.02 * len(means)
+                means.append(
+                    {
+                        "method": method,
+                        "measure": measure,
+                        "group": group,
+                        "n": 24,
+                        "dense": first if one_map else None,
+                        "compressed": first + 0.005,
+                        "ceiling": None if one_map else first + 0.01,
+                        "floor": first + 0.015,
+                    }
+                )
+            p = 0.01 * (len(tests) + 1)
+            tests.append(
+                {
+                    "method": method,
+                    "measure": measure,
+                    "pairs": 24,
+                    "difference": -0.02 * (len(tests) + 1),
+                    "low": -0.3,
+                    "high": -0.01,
+                    "p_value": p,
+                    "p_floor": 0.0005,
+                    "p_adjusted": 2 * p,
+                }
+            )
+    return {"members": 3, "top": 0.1, "means": means, "tests": tests}
+
+
+def _explanation_tables(compressed: list[dict[str, Any]], pies: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    titled = {c["condition"]: c for c in compressed}
+    similarity = [
+        {"condition": title, **row} for title, c in titled.items() for row in c["similarity"]["layers"]
+    ]
+    layers = [row["layer"] for row in compressed[0]["cka"]]
+    pairs = [(a, b) for a in layers for b in layers]
+    cka_map = [
+        {"condition": title, "layer_dense": a, "layer_compressed": b, "value": 0.5}
+        for title in titled
+        for a, b in pairs
+    ]
+    shown = pies[pies["pie"]].groupby("condition").head(2)[["condition", "sample_id"]]
+    per_image = shown.assign(method="occlusion", group="pie", pair=shown["sample_id"])
+    similar = dict.fromkeys(_MAP_MEASURES[:4], 0.25)
+    pixels = pd.DataFrame([{"row": r, "column": c} for r in range(4) for c in range(4)])
+    values = {"image": 0.5, "dense": 0.1, "compressed": -0.1, "other_seed": 0.2}
+    return {
+        "similarity": pd.DataFrame(similarity),
+        "cka_map": pd.DataFrame(cka_map),
+        "map_changes": per_image.assign(target="fixed", comparison="compressed", **similar),
+        "map_quality": per_image.assign(scored_on="dense", maps="dense", deletion=0.2, insertion=0.7),
+        "map_pictures": shown.merge(pixels, how="cross").assign(**values),
     }
 
 

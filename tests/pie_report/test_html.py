@@ -11,11 +11,12 @@ import jsonschema
 import pytest
 from PIL import Image
 
+from analysis.cka import KNOWN_PITFALL
 from figures.gallery import build_gallery, pie_entries
 from pie_report.html import render_page, words
 
 ROOT = Path(__file__).parents[2]
-FIGURES = ["accuracy-cost", "class-change", "pies", "cka"]
+FIGURES = ["accuracy-cost", "class-change", "pies", "cka", "cka-map", "attribution-maps"]
 SCHEMA = json.loads((ROOT / "pie_report" / "report.schema.json").read_text(encoding="utf-8"))
 
 
@@ -105,6 +106,9 @@ def test_schema_is_a_schema_and_takes_both_kinds_of_report(report, comparison):
         lambda d: d["compressed"][0]["cka"][0].update(value=None),
         lambda d: d["compressed"][0]["attribution"]["pies"].update(spearman=-1.5),
         lambda d: d["compressed"][0]["cost"].update(speedup=4),
+        lambda d: d["compressed"][0].pop("maps"),
+        lambda d: d["compressed"][0]["similarity"]["layers"][0].update(measure="rsa"),
+        lambda d: d["compressed"][0]["maps"]["tests"][0].update(p_adjusted=None),
     ],
 )
 def test_schema_refuses_a_broken_report(report, damage):
@@ -193,14 +197,94 @@ def test_headline_and_tables_hold_the_numbers_of_the_document(report):
         assert f"Class {worst['name']} pays most: {words.points(worst['delta'])}" in page.text
         for row in condition["classes"]:
             assert f"{row['name']} {row['n']} {words.percent(row['recall_dense'])}" in page.text
-        for row in condition["cka"]:
-            assert f"{row['layer']} {row['value']:.3f} {row['reference']:.3f}" in page.text
+        lowest = min(condition["cka"], key=lambda row: row["value"])
+        assert f"Layer {lowest['layer']} changes most: CKA {lowest['value']:.2f}" in page.text
     assert "96.7%" in page.text
     assert "71.0%" in page.text
     assert report.document["spec"]["command_line"] in page.text
     assert "learning rate: 0.05" in page.text
     assert "torch 2.8.0" in page.text
     assert "183,431 26.2% 9.35 million 27.1% 739.6 kB 26.3% 50% 50.0%" in page.text
+
+
+def test_every_layer_stands_beside_its_references(report):
+    page = Page(full_page(report))
+    rows = report.document["compressed"][0]["similarity"]["layers"]
+    for layer in {row["layer"] for row in rows}:
+        cka = {row["images"]: row for row in rows if (row["measure"], row["layer"]) == ("cka", layer)}
+        near = next(
+            r for r in rows if (r["measure"], r["images"], r["layer"]) == ("neighbours", "all", layer)
+        )
+        whole = cka["all"]
+        cells = [
+            layer,
+            f"{whole['value']:.2f} ({whole['value_low']:.2f}–{whole['value_high']:.2f})",
+            *(f"{whole[name]:.2f}" for name in ("reference", "untrained")),
+            *(f"{cka[s][name]:.2f}" for s in ("pies", "matched") for name in ("value", "reference")),
+            *(words.percent(near[name]) for name in ("value", "reference", "untrained")),
+        ]
+        assert " ".join(cells) in page.text
+    assert KNOWN_PITFALL in page.text
+    assert "all features of an image are <0>" in page.text
+    assert "24 pairs, whose margins differ by 0.012" in page.text
+
+
+def test_maps_stand_between_ceiling_and_floor_with_their_tests(report):
+    page = Page(full_page(report))
+    maps = report.document["compressed"][0]["maps"]
+    for test in maps["tests"]:
+        groups = {
+            row["group"]: row
+            for row in maps["means"]
+            if (row["method"], row["measure"]) == (test["method"], test["measure"])
+        }
+        one_map = test["measure"] in ("deletion", "insertion")
+        names = ("dense", "compressed", "floor") if one_map else ("compressed", "ceiling", "floor")
+        cells = [
+            f"{words.in_words(test['method'])}, {words.in_words(test['measure'])}",
+            *(f"{groups[group][name]:.2f}" for group in ("pie", "matched") for name in names),
+            f"{words.decimal(test['difference'], 3)} (−0.300 to −0.010)",
+            words.p_value(test["p_adjusted"]),
+        ]
+        assert " ".join(cells) in page.text
+
+
+@pytest.mark.parametrize(
+    ("p", "difference", "ceiling", "said"),
+    [
+        (0.5, -0.1, 0.9, "explanations can move before the label does"),
+        (0.5, -0.1, 0.1, "No difference was found, which is no proof that there is none. The label is"),
+        (0.01, -0.1, 0.9, "Maps change more where the label changes"),
+        (0.01, 0.1, 0.9, "Maps change less where the label changes"),
+    ],
+)
+def test_whether_explanations_move_before_predictions(report, p, difference, ceiling, said):
+    answers = (
+        "explanations can move before", "none. The label is", "Maps change more", "Maps change less",
+    )  # fmt: skip
+    report.document["compressed"] = report.document["compressed"][:1]
+    maps = report.document["compressed"][0]["maps"]
+    for row in [*maps["tests"], *maps["means"]]:
+        if (row["method"], row["measure"]) == ("occlusion", "spearman"):
+            row |= {"p_adjusted": p, "difference": difference} if "p_value" in row else {"ceiling": ceiling}
+    text = Page(full_page(report)).text
+    assert said in text
+    assert sum(answer in text for answer in answers) == 1
+
+
+def test_too_few_pies_to_match_are_said_to_be_too_few(report):
+    for condition in report.document["compressed"]:
+        condition["matching"] = {"pairs": 0, "margin_gap": None, "missing": "7 PIEs were found <7>"}
+        similarity, maps = condition["similarity"], condition["maps"]
+        similarity["images"] |= {"pies": 0, "matched": 0}
+        similarity["layers"] = [row for row in similarity["layers"] if row["images"] == "all"]
+        maps["means"] = [row for row in maps["means"] if row["group"] != "matched"]
+        maps["tests"] = []
+    assert_valid(report.document)
+    text = Page(full_page(report)).text
+    assert "no matched images; 7 PIEs were found <7>." in text
+    assert "PIEs were not compared with matched images: 7 PIEs were found <7>." in text
+    assert not re.search(r"\b(None|nan|NaN|inf|null|undefined)\b", text)
 
 
 def test_only_classes_rejected_by_the_permutation_test_are_marked(report):
@@ -305,6 +389,14 @@ def test_full_report_writes_no_missing_values(report):
     first["attribution"]["pies"] = {"n": 0, "spearman": None}
     first["attribution"]["reference"]["pies"] = None
     first["calibration_images"] = None
+    for row in first["cka"]:
+        row["reference"] = None
+    for row in first["similarity"]["layers"]:
+        row |= {name: None for name in row if name.startswith(("reference", "untrained"))}
+        if row["images"] != "all" or row["measure"] == "neighbours":
+            row |= dict.fromkeys(("value", "value_low", "value_high"))
+    for row in first["maps"]["means"]:
+        row |= dict.fromkeys(("dense", "compressed", "ceiling", "floor"))
     document["dense"]["accuracy_reestimated"] = None
     document["baselines"] = None
     document["spec"]["training"]["temperature"] = None

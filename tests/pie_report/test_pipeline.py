@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from PIL import Image
 from sklearn.metrics import accuracy_score, recall_score
 
 import pie_report
-from pie_report import cli
+from pie_report import attribution_maps, cli
+from pie_report.explained import EXPLANATION_TABLES
 from pie_report.members import Population
 from pie_report.pipeline import open_population
 from population.spec import CompressionSpec, PopulationSpec, key
@@ -26,7 +28,8 @@ from population.store import Store
 SCHEMA = json.loads(Path(pie_report.__file__).with_name("report.schema.json").read_text())
 TINY = ("--members", "2", "--epochs", "1", "--width", "4", "--workers", "1", "--quiet")
 ALL_METHODS = ("--merge", "0.5", "--prune", "0.5", "--filters", "0.5", "--random", "0.5")
-FIGURES = ("accuracy-cost", "class-change", "pies", "cka")
+FIGURES = ("accuracy-cost", "class-change", "pies", "cka", "cka-map")
+TABLES = ("summary", "classes", "pies", *EXPLANATION_TABLES)
 NAMES = [str(c) for c in range(10)]
 
 
@@ -59,6 +62,17 @@ def report(folder: Path, store: Path, *argv: str, tiny: tuple[str, ...] = TINY) 
     command = ("report", *argv, *tiny, "--store", str(store), "--out", str(folder))
     assert cli.main(command) == 0
     return Run(folder, store, command)
+
+
+#: Enough for every image of the smallest data set, which worker processes explain as well.
+FEW = 12
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_maps() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attribution_maps, "IMAGES", FEW)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +158,7 @@ def test_the_report_has_the_schema_and_holds_no_place_and_no_time(run: Run) -> N
 def test_everything_is_there(run: Run) -> None:
     files = contents(run.out)
     expected = {"index.html", "report.json", "exhibits.npz", "gallery/index.html"}
-    expected |= {f"tables/{name}.csv" for name in ("summary", "classes", "pies", "cka", "attribution")}
+    expected |= {f"tables/{name}.csv" for name in TABLES}
     expected |= {f"figures/{name}.{suffix}" for name in FIGURES for suffix in ("pdf", "png", "csv")}
     assert expected <= files.keys()
     assert all(files[name] for name in expected)
@@ -179,9 +193,47 @@ def test_document_and_tables_agree(run: Run) -> None:
         ].drop_duplicates().tolist()
         for row in condition["cka"]:
             assert -0.01 <= row["value"] <= 1 + 1e-6
+        assert_explained(condition, n_test)
         shown = condition["attribution"]
-        assert shown["pies"]["n"] == min(32, found["count"])
-        assert shown["rest"]["n"] == min(32, n_test - found["count"])
+        assert shown["pies"]["n"] == min(FEW, found["count"])
+        assert shown["rest"]["n"] == min(FEW, n_test - found["count"])
+
+
+def assert_explained(condition: dict[str, Any], n_test: int) -> None:
+    found, matching = condition["pies"]["count"], condition["matching"]
+    pairs = found if 20 <= found <= n_test - found else 0
+    assert matching["pairs"] == pairs
+    assert (matching["missing"] is None) is (matching["margin_gap"] is not None) is bool(pairs)
+    similarity = condition["similarity"]
+    assert similarity["images"] == {"all": n_test, "pies": min(pairs, 512), "matched": min(pairs, 512)}
+    sets = ["all", "pies", "matched"] if pairs else ["all"]
+    layers = [row["layer"] for row in condition["cka"]]
+    assert [(r["measure"], r["images"], r["layer"]) for r in similarity["layers"]] == [
+        (measure, images, layer) for measure in ("cka", "neighbours") for images in sets for layer in layers
+    ]
+    all_images = [r for r in similarity["layers"] if (r["measure"], r["images"]) == ("cka", "all")]
+    assert [{n: r[n] for n in ("layer", "value", "reference")} for r in all_images] == condition["cka"]
+    for row in similarity["layers"]:
+        for name in ("value", "reference", "untrained"):
+            if row[name] is not None:
+                assert row[f"{name}_low"] <= row[name] + 1e-12 <= row[f"{name}_high"] + 2e-12
+    explained = {(r["method"], r["measure"], r["group"]): r["n"] for r in condition["maps"]["means"]}
+    shown, rest = min(FEW, found), min(FEW, n_test - found)
+    for method in ("integrated_gradients", "occlusion"):
+        assert explained[method, "ssim", "other"] == rest
+        assert explained.get((method, "ssim", "pie"), 0) == shown
+        assert explained.get((method, "insertion", "matched"), 0) == min(pairs, FEW)
+    for test in condition["maps"]["tests"]:
+        means = {r["group"]: r for r in condition["maps"]["means"] if same_measure(r, test)}
+        if test["pairs"] == shown == means["matched"]["n"]:
+            change = {g: r["compressed"] - (r["dense"] or 0) for g, r in means.items() if g != "other"}
+            assert test["difference"] == pytest.approx(change["pie"] - change["matched"], abs=1e-9)
+        assert test["p_floor"] <= test["p_value"] <= test["p_adjusted"] <= 1
+    assert (len(condition["maps"]["tests"]) > 0) is (pairs > 0)
+
+
+def same_measure(first: dict[str, Any], second: dict[str, Any]) -> bool:
+    return all(first[name] == second[name] for name in ("method", "measure"))
 
 
 def test_every_pie_is_in_the_gallery(run: Run) -> None:

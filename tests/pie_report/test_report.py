@@ -12,8 +12,9 @@ from pie_report.report import Report, load_document
 from population.errors import InputError
 
 TEXT = {
-    "condition", "design", "group", "kind", "label", "layer", "method", "modal_compressed", "modal_dense",
-    "name", "repair", "sample_id", "votes_compressed", "votes_dense",
+    "comparison", "condition", "design", "group", "images", "kind", "label", "layer", "layer_compressed",
+    "layer_dense", "maps", "measure", "method", "modal_compressed", "modal_dense", "name", "pair", "repair",
+    "sample_id", "scored_on", "target", "votes_compressed", "votes_dense",
 }  # fmt: skip
 
 
