@@ -18,7 +18,7 @@ _SECTIONS = ("cka", "attribution", "matching", "similarity", "maps")
 def explanation_tables(found: "Explanation") -> dict[str, pd.DataFrame]:
     """The tables of ``EXPLANATION_TABLES`` for one condition."""
     return {
-        "cka": found.layers.cka(),
+        "cka": found.cka,
         "attribution": found.maps.attribution(),
         "similarity": found.layers.table,
         "cka_map": found.layers.cka_map,
@@ -44,7 +44,7 @@ def explanation_sections(found: "Explanation | None", *, seed: int) -> dict[str,
     from pie_report.map_tests import mean_table, pair_tests
 
     return {
-        "cka": records(found.layers.cka()),
+        "cka": records(found.cka),
         "attribution": {
             "method": METHODS[0].replace("_", " "),
             "members": found.maps.members,

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from analysis.matching import match_nearest
 from pie_report.attribution_maps import MapComparison, compare_maps
+from pie_report.layer_cka import cka_table
 from pie_report.layer_similarity import LayerSimilarity, layer_similarity
 from pie_report.members import Population
 from population.spec import CompressionSpec
@@ -40,6 +41,7 @@ class Explanation:
     """What was found for one condition."""
 
     pairs: MatchedPies
+    cka: pd.DataFrame
     layers: LayerSimilarity
     maps: MapComparison
 
@@ -59,6 +61,7 @@ def explain(
     pairs = matched_pies(samples, seed=seed)
     return Explanation(
         pairs=pairs,
+        cka=cka_table(population, condition),
         layers=layer_similarity(population, condition, pairs.pies, pairs.controls),
         maps=compare_maps(population, condition, samples, targets, pairs.pies, pairs.controls),
     )

@@ -60,11 +60,6 @@ class LayerSimilarity:
     images: Mapping[str, int]
     undefined: tuple[str, ...]
 
-    def cka(self) -> pd.DataFrame:
-        """Columns layer, value, reference: CKA on all images."""
-        rows = self.table[(self.table["measure"] == "cka") & (self.table["images"] == "all")]
-        return rows[["layer", "value", "reference"]].reset_index(drop=True)
-
 
 def layer_similarity(
     population: Population, condition: CompressionSpec, pies: Indices, controls: Indices

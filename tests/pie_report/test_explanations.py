@@ -12,9 +12,10 @@ import torch
 from scipy.stats import false_discovery_control
 from torch import Tensor, nn
 
-from analysis.similarity import cka_maps
+from analysis.similarity import cka_maps, layer_cka
 from pie_report.attribution_maps import MapComparison, compare_maps
 from pie_report.explanations import matched_pies
+from pie_report.layer_cka import cka_table
 from pie_report.layer_similarity import layer_similarity
 from pie_report.map_tests import mean_table, pair_tests
 from population.errors import InputError
@@ -82,7 +83,7 @@ class People:
 
 @pytest.fixture
 def people(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> People:
-    for module in ("layer_similarity", "attribution_maps"):
+    for module in ("layer_cka", "layer_similarity", "attribution_maps"):
         monkeypatch.setattr(f"pie_report.{module}.key", lambda *parts: repr(abs(hash(repr(parts)))))
     images = torch.randint(0, 256, (60, 1, 8, 8), generator=torch.Generator().manual_seed(0))
     return People(Store(tmp_path), 3, images.to(torch.uint8))
@@ -156,6 +157,20 @@ def test_cka_is_that_of_the_library_in_one_pass(people: People) -> None:
     np.testing.assert_allclose(found.cka_map["value"], expected.ravel(), atol=1e-5)
     assert found.cka_map["layer_compressed"].tolist()[: len(LAYERS)] == list(LAYERS)
     assert found.undefined == ()
+
+
+def test_cka_of_whole_feature_maps_has_the_next_seed_as_reference(people: People) -> None:
+    found = cka_table(people, CONDITION)
+    assert found["layer"].tolist() == list(LAYERS)
+    images = people.test_images.float() / 255
+    names = [f"encoder.{name}" for name in LAYERS]
+    for column, pairs in {
+        "value": [(0, 100), (1, 101), (2, 102)], "reference": [(0, 1), (1, 2), (2, 0)],
+    }.items():  # fmt: skip
+        each = [list(layer_cka(Net(a), Net(b), images, names, batch_size=60).values()) for a, b in pairs]
+        np.testing.assert_allclose(found[column], np.mean(each, axis=0), rtol=1e-9)
+    people.k = 1
+    assert cka_table(people, CONDITION)["reference"].isna().all()
 
 
 def test_neighbours_are_counted_among_all_images(people: People) -> None:

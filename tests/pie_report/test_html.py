@@ -198,7 +198,10 @@ def test_headline_and_tables_hold_the_numbers_of_the_document(report):
         for row in condition["classes"]:
             assert f"{row['name']} {row['n']} {words.percent(row['recall_dense'])}" in page.text
         lowest = min(condition["cka"], key=lambda row: row["value"])
-        assert f"Layer {lowest['layer']} changes most: CKA {lowest['value']:.2f}" in page.text
+        assert (
+            f"Layer {lowest['layer']} changes most: CKA of whole feature maps {lowest['value']:.2f}"
+            in page.text
+        )
     assert "96.7%" in page.text
     assert "71.0%" in page.text
     assert report.document["spec"]["command_line"] in page.text
