@@ -404,14 +404,16 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("this was done before")
 
     import ssl_models.training
-    from pie_report import explanations, members
+    from pie_report import layer_cka, layer_similarity, members
     from population import executor
 
     monkeypatch.setattr(ssl_models.training, "train", refuse)
     monkeypatch.setattr(members, "predict", refuse)
     monkeypatch.setattr(members, "METHODS", {})
-    monkeypatch.setattr(explanations, "layer_cka", refuse)
-    monkeypatch.setattr(explanations, "attribution_change", refuse)
+    monkeypatch.setattr(layer_cka, "minibatch_cka_maps", refuse)
+    monkeypatch.setattr(layer_similarity, "pooled_features", refuse)
+    monkeypatch.setattr(attribution_maps, "population_maps", refuse)
+    monkeypatch.setattr(attribution_maps, "removal_areas", refuse)
     monkeypatch.setattr(executor, "ProcessPoolExecutor", refuse)
 
 
