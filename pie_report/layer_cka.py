@@ -7,9 +7,8 @@ import numpy as np
 import pandas as pd
 
 from analysis.similarity import minibatch_cka_maps
-from pie_report.members import Population
+from pie_report.members import Population, layers_of
 from population.spec import CompressionSpec, key
-from ssl_models.backbones import compared_layers
 
 #: Bounds of what is computed; docs/report-schema.md has them all.
 MEMBERS, IMAGES, BATCH = 5, 2000, 256
@@ -28,8 +27,7 @@ def cka_table(population: Population, condition: CompressionSpec) -> pd.DataFram
 
     def compute(folder: Path) -> None:
         images = population.test_images[:IMAGES].float().div(255)
-        names = compared_layers(population.member.model.architecture)
-        layers = [f"encoder.{name}" for name in names]
+        names, layers = zip(*layers_of(population).items(), strict=True)
         dense = [population.dense(i) for i in range(members)]
         found = []
         for i, first in enumerate(dense):

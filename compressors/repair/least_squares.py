@@ -22,13 +22,12 @@ from population.errors import InputError
 
 #: Most calibration inputs that are used: the first ones.
 IMAGES = 2000
-# Rows of a regression: so many, or as many as hold so many numbers, but at least so many for each feature,
-# if the inputs have them. The same number of positions is drawn from every input.
+# Rows of a regression: at least so many, and so many for each feature, if the inputs have them. The same
+# number of positions is drawn from every input.
 _ROWS = 40_000
-_NUMBERS = 60_000_000
-_ROWS_PER_FEATURE = 5
+_ROWS_PER_FEATURE = 8
 _HELD_OUT = 5  # one input of so many
-_CHUNK = 100  # inputs at a time
+_CHUNK = 50  # inputs at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,7 +185,7 @@ def _dense_targets(
             shape = values.shape
             total = shape[2:].numel() if is_conv else shape[1:-1].numel()
             features = small.get_submodule(layer.module).get_parameter("weight")[0].numel()
-            wanted = max(min(_ROWS, _NUMBERS // features), _ROWS_PER_FEATURE * features)
+            wanted = max(_ROWS, _ROWS_PER_FEATURE * features)
             count = min(total, -(-wanted // len(inputs)))
             drawn = rng.random((len(inputs), total)).argsort(axis=1)[:, :count].copy()
             places[layer.module] = torch.from_numpy(drawn).to(values.device)
