@@ -64,7 +64,9 @@ class People:
     dead: bool = False
     asked: int = 0
 
-    member = SimpleNamespace(seed=3, model=SimpleNamespace(architecture="r18"))
+    member = SimpleNamespace(seed=3)
+    source = SimpleNamespace(layers=lambda _: {name: f"encoder.{name}" for name in LAYERS})
+    example = None
 
     def _net(self, seed: int, *, dead: bool = False) -> Net:
         self.asked += 1
