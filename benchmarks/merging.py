@@ -116,7 +116,9 @@ def write_tables() -> None:
         f"Made by `make bench-merging` on {os.cpu_count()} cores ({_processor()}), torch",
         f"{torch.__version__}, float32. Means over seeds, with the largest distance of a seed from the mean.",
         "`merge, params` and `merge, MACs` remove no fixed share of the channels of a group: they spend as",
-        "many parameters, or operations, as `merge` in the same row, where it hurts least.",
+        "many parameters, or operations, as `merge` in the same row, where it hurts least. A cell without a",
+        "distance is of one seed (L1 filters draw nothing), an empty one has not been measured; data-free",
+        "repair has nothing to correct in pruned filters.",
         "",
     ]
     for path in sorted(FOLDER.glob("merging-*.csv")):
