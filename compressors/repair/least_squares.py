@@ -172,7 +172,7 @@ def _dense_targets(
     """What the dense network gives, merged, shape (N, P, k), at drawn places (N, P); both per layer."""
     network = copy_model(dense)
     open_attention(network)  # torch's own does not call its output projection
-    found: dict[str, list[Tensor]] = defaultdict(list)
+    found: dict[str, Tensor] = {}
     places: dict[str, Tensor] = {}
     merges: dict[str, Tensor] = {}
     summands: dict[Value, tuple[_Layer, Tensor]] = {}  # the tensor is kept, so that its id is its own
@@ -190,9 +190,12 @@ def _dense_targets(
             drawn = rng.random((len(inputs), total)).argsort(axis=1)[:, :count].copy()
             places[layer.module] = torch.from_numpy(drawn).to(values.device)
             eye = torch.eye(shape[1 if is_conv else -1], dtype=_wide(values.dtype))
-            merges[layer.module] = (merge_axis(eye, 1, layer.parts) if layer.parts else eye).to(values.device)
-        rows = _rows_at(values, places[layer.module][done : done + len(values)], is_conv)
-        found[layer.module].append(rows @ merges[layer.module])
+            merge = (merge_axis(eye, 1, layer.parts) if layer.parts else eye).to(values.device)
+            merges[layer.module] = merge
+            found[layer.module] = merge.new_empty(len(inputs), count, merge.shape[1])
+        here = slice(done, done + len(values))
+        rows = _rows_at(values, places[layer.module][here], is_conv)
+        found[layer.module][here] = rows @ merges[layer.module]
 
     def after(module: nn.Module, args: object, output: Tensor, *, layer: _Layer) -> None:
         if layer.other is None:
@@ -217,7 +220,7 @@ def _dense_targets(
             done += len(batch)
     for handle in handles:  # else the network and what was collected would keep each other alive
         handle.remove()
-    return {name: torch.cat(rows) for name, rows in found.items()}, places
+    return found, places
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:
