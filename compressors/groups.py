@@ -55,7 +55,7 @@ def find_groups(model: nn.Module, example_inputs: Tensor) -> GroupSearch:
     run_model(twin, example_inputs, what="the example inputs")
     try:
         trace = trace_channels(twin, example_inputs)
-    except (*RUN_ERRORS, AttributeError, KeyError, AssertionError) as error:
+    except RUN_ERRORS as error:
         raise InputError(f"the model cannot be traced ({type(error).__name__}: {error})") from error
     axes = {key: trace.channels.roots(labels) for key, labels in trace.axes.items()}
     made = {weight: axes[weight, axis, "out"] for weight, axis in trace.rows.items()}

@@ -8,8 +8,10 @@ from torch import Tensor, nn
 
 from population.errors import InputError
 
-#: What torch raises where shapes, types or devices do not fit.
-RUN_ERRORS = (RuntimeError, ValueError, TypeError, IndexError)
+#: What torch and a user's code raise where shapes, types, devices or names do not fit.
+RUN_ERRORS = (
+    RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError, ArithmeticError,
+)  # fmt: skip
 
 
 def copy_model(model: nn.Module) -> nn.Module:

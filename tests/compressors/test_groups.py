@@ -246,3 +246,14 @@ def test_a_model_under_torch_pruning_masks_is_refused_with_the_reason():
     nn.utils.prune.l1_unstructured(model[0], "weight", 0.5)
     with pytest.raises(InputError, match="copied"):
         find_groups(model, torch.rand(2, 5))
+
+
+@pytest.mark.parametrize(
+    "error", [KeyError("key"), AttributeError("name"), AssertionError(), ZeroDivisionError()]
+)
+def test_a_model_whose_code_fails_is_refused(networks, error):
+    def fail(net, x):
+        raise error
+
+    with pytest.raises(InputError, match="does not accept the example inputs"):
+        find_groups(networks.Net(fail, a=nn.Linear(3, 2)), torch.rand(2, 3))
