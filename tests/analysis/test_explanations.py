@@ -220,8 +220,9 @@ def test_two_trained_networks_agree_more_than_with_shuffled_weights(
         table = map_changes(maps)
         found = table[table.target == "fixed"].groupby("comparison")[list(MEASURES)].mean()
         assert found.loc["compressed", "spearman"] == pytest.approx(1)
-        for name in ("spearman", "top_k_iou", "ssim"):
-            assert found.loc["ceiling", name] > found.loc["floor", name] + 0.02, (method, name, found)
+        assert found.loc["ceiling", "spearman"] > found.loc["floor", "spearman"] + 0.05, (method, found)
+        for name in ("top_k_iou", "ssim"):  # less sensitive on digits, where only inked pixels compete
+            assert found.loc["ceiling", name] > found.loc["floor", name], (method, name, found)
     quality = map_quality(networks, networks, images, targets, maps, batch_size=256, seed=0)
     own = quality[(quality.target == "fixed") & (quality.scored_on == "dense")].groupby("maps")
     means = own[["deletion", "insertion", "infidelity"]].mean()
