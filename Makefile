@@ -27,6 +27,8 @@ bench: $(VENV)/.installed
 # PIE_TEST_DATA and CIFAR10 name the trained weights and the data; see benchmarks/merging.py.
 bench-merging: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.assignment
+	$(BIN)/python -m benchmarks.folding
+	$(BIN)/python -m benchmarks.speedup
 	$(BIN)/python -m benchmarks.merging
 
 $(VENV)/.installed: pyproject.toml constraints.txt

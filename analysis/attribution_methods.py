@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from analysis.attribution import integrated_gradients_maps
 from analysis.deep_lift import deep_lift
-from analysis.explained import check_explained, explained_batches
+from analysis.explained import check_explained, maps_in_batches
 from analysis.grad_cam import grad_cam
 from analysis.inference import evaluating
 
@@ -55,15 +55,13 @@ def input_x_gradient(model: nn.Module, images: Tensor, targets: Tensor, *, batch
     """
     from captum.attr import InputXGradient
 
-    check_explained(images, targets)
-    maps = torch.empty(len(images), *images.shape[2:])
+    def explain(x: Tensor, classes: Tensor) -> Tensor:
+        # Captum warns of an input that has yet to be made ready for gradients.
+        attributed: Tensor = InputXGradient(model).attribute(x.requires_grad_(), target=classes)
+        return attributed.sum(dim=1)
+
     with evaluating(model):
-        method = InputXGradient(model)
-        for part, x, classes in explained_batches(model, images, targets, batch_size):
-            # Captum warns of an input that has yet to be made ready for gradients.
-            attributed = method.attribute(x.requires_grad_(), target=classes)
-            maps[part] = attributed.sum(dim=1).detach().cpu()
-    return maps
+        return maps_in_batches(model, images, targets, batch_size, explain)
 
 
 def occlusion(model: nn.Module, images: Tensor, targets: Tensor, *, batch_size: int) -> Tensor:
@@ -83,24 +81,22 @@ def occlusion(model: nn.Module, images: Tensor, targets: Tensor, *, batch_size: 
     """
     from captum.attr import Occlusion
 
-    check_explained(images, targets)
-    side = max(1, min(images.shape[2:]) // 4)
-    step = max(1, side // 2)
-    maps = torch.empty(len(images), *images.shape[2:])
+    def explain(x: Tensor, classes: Tensor) -> Tensor:
+        side = max(1, min(x.shape[2:]) // 4)
+        step = max(1, side // 2)
+        attributed: Tensor = Occlusion(model).attribute(
+            x,
+            sliding_window_shapes=(x.shape[1], side, side),
+            strides=(x.shape[1], step, step),
+            baselines=0,
+            target=classes,
+            perturbations_per_eval=max(1, batch_size // len(x)),
+        )
+        # The square covers all channels, and each of them has the whole effect.
+        return attributed.mean(dim=1)
+
     with evaluating(model), torch.no_grad():
-        method = Occlusion(model)
-        for part, x, classes in explained_batches(model, images, targets, batch_size):
-            attributed = method.attribute(
-                x,
-                sliding_window_shapes=(x.shape[1], side, side),
-                strides=(x.shape[1], step, step),
-                baselines=0,
-                target=classes,
-                perturbations_per_eval=max(1, batch_size // len(x)),
-            )
-            # The square covers all channels, and each of them has the whole effect.
-            maps[part] = attributed.mean(dim=1).cpu()
-    return maps
+        return maps_in_batches(model, images, targets, batch_size, explain)
 
 
 def gradient_shap(model: nn.Module, images: Tensor, targets: Tensor, *, batch_size: int, seed: int) -> Tensor:
@@ -128,21 +124,22 @@ def gradient_shap(model: nn.Module, images: Tensor, targets: Tensor, *, batch_si
     draws = torch.Generator().manual_seed(seed)
     colours = torch.rand(STEPS, 1, images.shape[1], 1, 1, generator=draws)
     places = torch.rand(STEPS, 1, 1, 1, 1, generator=draws)
-    maps = torch.empty(len(images), *images.shape[2:])
+
+    def explain(x: Tensor, classes: Tensor) -> Tensor:
+        per_pass = max(1, batch_size // len(x))
+        total = torch.zeros_like(x)
+        for start in range(0, STEPS, per_pass):
+            chosen = slice(start, start + per_pass)
+            away = x - colours[chosen].to(x)  # (S, n, C, H, W)
+            points = (x - (1 - places[chosen].to(x)) * away).flatten(0, 1).requires_grad_()
+            scores = model(points).gather(1, classes.repeat(len(away))[:, None]).sum()
+            (gradient,) = torch.autograd.grad(scores, points)
+            total += (away * gradient.reshape_as(away)).sum(dim=0)
+        return (total / STEPS).sum(dim=1)
+
     # A caller's no_grad (Captum's metrics have one) is not meant for this gradient.
     with evaluating(model), torch.enable_grad():
-        for part, x, classes in explained_batches(model, images, targets, batch_size):
-            per_pass = max(1, batch_size // len(x))
-            total = torch.zeros_like(x)
-            for start in range(0, STEPS, per_pass):
-                chosen = slice(start, start + per_pass)
-                away = x - colours[chosen].to(x)  # (S, n, C, H, W)
-                points = (x - (1 - places[chosen].to(x)) * away).flatten(0, 1).requires_grad_()
-                scores = model(points).gather(1, classes.repeat(len(away))[:, None]).sum()
-                (gradient,) = torch.autograd.grad(scores, points)
-                total += (away * gradient.reshape_as(away)).sum(dim=0)
-            maps[part] = (total / STEPS).sum(dim=1).cpu()
-    return maps
+        return maps_in_batches(model, images, targets, batch_size, explain)
 
 
 #: Every method by name.

@@ -5,7 +5,7 @@ import warnings
 import torch
 from torch import Tensor, nn
 
-from analysis.explained import check_explained, explained_batches
+from analysis.explained import check_explained, explained_batches, maps_in_batches
 from analysis.inference import device_of, evaluating
 from analysis.relu_calls import one_relu_per_call
 from population.errors import InputError
@@ -43,19 +43,21 @@ def deep_lift(model: nn.Module, images: Tensor, targets: Tensor, *, batch_size: 
     from captum.attr import DeepLift
 
     check_explained(images, targets)
-    maps = torch.empty(len(images), *images.shape[2:])
     if len(images) == 0:
-        return maps
-    copy = one_relu_per_call(model, images[:1])
-    method = DeepLift(copy)
-    for part, x, classes in explained_batches(copy, images, targets, max(1, batch_size // 2)):
+        return torch.empty(0, *images.shape[2:])
+    method = DeepLift(one_relu_per_call(model, images[:1]))
+
+    def explain(x: Tensor, classes: Tensor) -> Tensor:
         with warnings.catch_warnings():
             # Captum says on every call that it sets hooks, which it takes away again.
             warnings.filterwarnings(
                 "ignore", message=r"\s*Setting forward, backward hooks", category=UserWarning
             )
-            attributed = method.attribute(x.requires_grad_(), baselines=0, target=classes)
-        maps[part] = attributed.sum(dim=1).detach().cpu()
+            attributed: Tensor = method.attribute(x.requires_grad_(), baselines=0, target=classes)
+        return attributed.sum(dim=1)
+
+    # An image and its baseline are one batch.
+    maps = maps_in_batches(model, images, targets, max(1, batch_size // 2), explain)
     gap = completeness_gap(model, images, targets, maps, batch_size=batch_size)
     if not gap <= LARGEST_GAP:
         raise InputError(

@@ -1,7 +1,8 @@
 """What every attribution method is given: images in [0, 1], a class for each, in batches."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
+import torch
 from torch import Tensor, nn
 
 from analysis.inference import device_of
@@ -43,3 +44,32 @@ def explained_batches(
     for start in range(0, len(images), batch_size):
         part = slice(start, start + batch_size)
         yield part, images[part].detach().clone().to(device), targets[part].to(device)
+
+
+def maps_in_batches(
+    model: nn.Module,
+    images: Tensor,
+    targets: Tensor,
+    batch_size: int,
+    explain: Callable[[Tensor, Tensor], Tensor],
+) -> Tensor:
+    """Explains images batch by batch.
+
+    Args:
+        model: whose device counts.
+        images: shape (N, C, H, W), in [0, 1].
+        targets: class that is explained, shape (N,).
+        batch_size: largest number of images in a batch.
+        explain: maps images and classes of a batch to maps (n, H, W).
+
+    Returns:
+        Maps, shape (N, H, W), float32, on the CPU.
+
+    Raises:
+        InputError: if images or targets are unfit, or ``batch_size`` is below 1.
+    """
+    check_explained(images, targets)
+    maps = torch.empty(len(images), *images.shape[2:])
+    for part, x, classes in explained_batches(model, images, targets, batch_size):
+        maps[part] = explain(x, classes).detach().cpu()
+    return maps

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from analysis.explained import check_explained, explained_batches
+from analysis.explained import check_explained, maps_in_batches
 from analysis.inference import device_of, evaluating
 from population.errors import InputError
 
@@ -33,16 +33,16 @@ def grad_cam(model: nn.Module, images: Tensor, targets: Tensor, *, batch_size: i
     from captum.attr import LayerGradCam
 
     check_explained(images, targets)
-    maps = torch.empty(len(images), *images.shape[2:])
     if len(images) == 0:
-        return maps
-    layer = model.get_submodule(last_spatial_layer(model, images[:1]))
+        return torch.empty(0, *images.shape[2:])
+    method = LayerGradCam(model, model.get_submodule(last_spatial_layer(model, images[:1])))
+
+    def explain(x: Tensor, classes: Tensor) -> Tensor:
+        coarse = method.attribute(x, target=classes, relu_attributions=True).detach()
+        return F.interpolate(coarse, size=x.shape[2:], mode="bilinear")[:, 0]
+
     with evaluating(model):
-        method = LayerGradCam(model, layer)
-        for part, x, classes in explained_batches(model, images, targets, batch_size):
-            coarse = method.attribute(x, target=classes, relu_attributions=True).detach()
-            maps[part] = F.interpolate(coarse, size=images.shape[2:], mode="bilinear")[:, 0].cpu()
-    return maps
+        return maps_in_batches(model, images, targets, batch_size, explain)
 
 
 def last_spatial_layer(model: nn.Module, example: Tensor) -> str:

@@ -17,7 +17,6 @@ from torch import nn
 from benchmarks.trained import cifar10_resnet18
 from compressors.contract import ChannelGroup, channels_kept
 from compressors.groups import find_groups
-from merging import merge_channels
 from merging.assign import inertia, kmeans_clusters
 from merging.similarity import channel_gram
 
@@ -30,7 +29,7 @@ T = TypeVar("T")
 
 
 def main() -> None:
-    """Prints one line per group, the sum, a group of a VGG's size, and the time of a whole fold."""
+    """Prints one line per group, the sum, and a group of a VGG's size."""
     model = cifar10_resnet18()
     example = torch.rand(1, 3, 32, 32)
     print(f"Trained ResNet-18, amount {AMOUNT}, {torch.get_num_threads()} threads")
@@ -49,8 +48,6 @@ def main() -> None:
         rng.normal(size=(1365, 1024))[rng.integers(1365, size=4096)] + rng.normal(size=(4096, 1024))
     ).astype(np.float32)
     _compare("4096 channels", points, 2048, 1, lambda: (points @ points.T).astype(np.float64))
-    _, seconds = _timed(lambda: merge_channels(model, example, amount=AMOUNT, seed=0))
-    print(f"\nmerge_channels on the ResNet-18, tracing and checks included: {seconds:.2f} s")
 
 
 def _weight_gram(model: nn.Module, group: ChannelGroup) -> NDArray[np.float64]:

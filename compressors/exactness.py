@@ -1,6 +1,5 @@
 """Proof by trial that a group's channels can be merged and removed without side effects."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -108,8 +107,7 @@ def _random_clusters(group: ChannelGroup) -> NDArray[np.int64]:
     Their number follows from the size of the block, and is odd where that leaves enough of them, since
     channels that a reshape divides are often divided by two.
     """
-    words = np.frombuffer(hashlib.sha256(group.name.encode()).digest(), dtype=np.uint32)
-    rng = np.random.default_rng(words)
+    rng = np.random.default_rng([*group.name.encode()])
     clusters = np.arange(group.size)
     for block in np.unique(group.blocks[group.blocks >= 0]):
         channels = rng.permutation(np.flatnonzero(group.blocks == block))

@@ -62,7 +62,7 @@ def compress_channels(
 ) -> CompressionResult:
     """Shrinks every channel group as far as a budget says.
 
-    Groups are tried with random clusters before; that those can be merged proves it for all clusters.
+    Every group is tried with random clusters before, and left dense if they do not merge exactly.
 
     Args:
         model: the dense model; it is not changed.

@@ -1,6 +1,5 @@
 """How important channels are, by their weights, their norms' scales or what they do to the loss."""
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
@@ -78,8 +77,7 @@ def scale_scores(model: nn.Module, group: ChannelGroup, channels: _Ints) -> _Flo
 def random_scores(group: ChannelGroup, channels: _Ints, *, seed: int) -> _Floats:
     """Independent uniform numbers."""
     # Seeded by the group's name too, so that groups of one size do not lose the same channels.
-    words = np.frombuffer(hashlib.sha256(group.name.encode()).digest(), dtype=np.uint32)
-    return np.random.default_rng([seed, *words.tolist()]).random(group.size)[channels]
+    return np.random.default_rng([seed, *group.name.encode()]).random(group.size)[channels]
 
 
 def taylor_scores(

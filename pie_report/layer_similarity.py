@@ -83,7 +83,6 @@ def layer_similarity(
         "pies": pies[drawn],
         "matched": np.sort(controls[drawn]),
     }
-    names = tuple(layers_of(population))
 
     def compute(folder: Path) -> None:
         used = np.unique(np.concatenate(list(sets.values())))
@@ -100,7 +99,7 @@ def layer_similarity(
         "similarity", key(*parts, {name: part.tolist() for name, part in sets.items()}), compute
     )
     stored = json.loads((entry / "similarity.json").read_text())
-    cka_map = np.array(stored["map"])
+    names, cka_map = stored["layers"], np.array(stored["map"])
     return LayerSimilarity(
         table=_table(stored["values"], names, seed),
         cka_map=pd.DataFrame(
@@ -123,7 +122,7 @@ def _compare_members(
     images: Tensor,
     rows: Mapping[str, Tensor],
 ) -> dict[str, Any]:
-    layers = list(layers_of(population).values())
+    names, layers = zip(*layers_of(population).items(), strict=True)
 
     def features(network: nn.Module) -> Features:
         return pooled_features(network, images, layers, batch_size=_BATCH)
@@ -148,6 +147,7 @@ def _compare_members(
         )
         dense = following
     return {
+        "layers": names,
         "values": values,
         "map": np.mean(maps, axis=0).tolist(),
         "undefined": list(dict.fromkeys(undefined)),
@@ -215,7 +215,7 @@ def _nearest(features: Features, undefined: list[str]) -> list[Tensor | None]:
     return found
 
 
-def _table(members: list[dict[str, Values]], layers: tuple[str, ...], seed: int) -> pd.DataFrame:
+def _table(members: list[dict[str, Values]], layers: list[str], seed: int) -> pd.DataFrame:
     rng = np.random.default_rng(seed)
     parts = []
     for measure, sets in members[0].items():

@@ -38,6 +38,7 @@ def run_tasks(
             yield index
         return
     waiting, finished = deque(indices), SimpleQueue[tuple[int, Future[None]]]()
+    handing = threading.Lock()
     # Not forked: a forked child of a process that runs threads can hang.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(helpers, context, initializer=_receive, initargs=(shared,)) as pool:
@@ -49,9 +50,10 @@ def run_tasks(
 
         def hand_on(*_: object) -> None:
             """Gives a helper that has nothing to do the next task."""
-            index = take()
-            if index is not None:
-                future = pool.submit(_run, task, index)
+            with handing:  # nothing may be submitted once the pool is shut down
+                index = take()
+                future = None if index is None else pool.submit(_run, task, index)
+            if index is not None and future is not None:
                 future.add_done_callback(lambda done: finished.put((index, done)))
                 future.add_done_callback(hand_on)
 
@@ -72,7 +74,8 @@ def run_tasks(
                     left -= 1
                     yield done
         except BaseException:
-            waiting.clear()
+            with handing:
+                waiting.clear()
             pool.shutdown(wait=False, cancel_futures=True)
             raise
 

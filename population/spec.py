@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from population.errors import InputError, unknown_name
@@ -13,10 +13,6 @@ SEEDS = 2**32
 
 #: Bumped when the meaning of stored results changes, so that old ones are not taken for new.
 FORMAT = 2
-
-#: Marks a field that came after results were stored: it is left out of keys at its default, which is what
-#: the specs without it meant, so that those results stay valid.
-_LATER = {"later": True}
 
 METHOD_NAMES = ("merge", "prune", "filters", "random")
 PROBES = ("frozen", "refit")
@@ -89,7 +85,7 @@ class ModelSpec:
     num_classes: int
     in_channels: int
     width: int
-    stem: str = field(default="small", metadata=_LATER)
+    stem: str = "small"
 
     def __post_init__(self) -> None:
         for name in ("num_classes", "in_channels", "width"):
@@ -278,7 +274,7 @@ class ReportSpec:
     """
 
     population: PopulationSpec = field(default_factory=PopulationSpec)
-    own: CheckpointSpec = field(default=CheckpointSpec(), metadata=_LATER)
+    own: CheckpointSpec = field(default_factory=CheckpointSpec)
     merge: tuple[float, ...] = ()
     prune: tuple[float, ...] = ()
     filters: tuple[float, ...] = ()
@@ -338,20 +334,9 @@ def canonical(*parts: Any) -> str:
     """
 
     def encode(part: Any) -> Any:
-        return {type(part).__name__: _plain(part)} if is_dataclass(part) else part
+        return {type(part).__name__: asdict(part)} if hasattr(part, "__dataclass_fields__") else part
 
     return json.dumps([FORMAT, *map(encode, parts)], sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
-def _plain(value: Any) -> Any:
-    """A spec, with the specs in it, as dictionaries."""
-    if not is_dataclass(value):
-        return value
-    return {
-        f.name: _plain(getattr(value, f.name))
-        for f in fields(value)
-        if not (f.metadata == _LATER and getattr(value, f.name) == f.default)
-    }
 
 
 def key(*parts: Any) -> str:

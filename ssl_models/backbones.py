@@ -81,10 +81,6 @@ def compared_layers(architecture: str) -> tuple[str, ...]:
     return ARCHITECTURES[architecture].compared
 
 
-#: Compared layers of a ResNet-18.
-COMPARED_LAYERS = compared_layers("r18")
-
-
 class Normalize(nn.Module):
     """Subtracts a mean and divides by a standard deviation, per channel.
 

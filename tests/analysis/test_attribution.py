@@ -4,8 +4,7 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
-from analysis import attribution
-from analysis.attribution import attribution_change, integrated_gradients_maps, rank_correlation
+from analysis.attribution import integrated_gradients_maps, rank_correlation
 from population.errors import InputError
 
 CLASSES = 3
@@ -125,67 +124,3 @@ class TestRankCorrelation:
     def test_unequal_shapes_are_refused(self) -> None:
         with pytest.raises(InputError, match="one shape"):
             rank_correlation(torch.rand(2, 3, 3), torch.rand(2, 3, 4))
-
-
-class TestAttributionChange:
-    def test_pairs_members_with_their_own_and_seeds_with_the_next(
-        self, images: Tensor, targets: Tensor
-    ) -> None:
-        dense, compressed = [linear(s) for s in (1, 2, 3)], [linear(s) for s in (4, 5, 6)]
-        found = attribution_change(dense, compressed, images, targets, steps=1, batch_size=5)
-
-        def product(model: nn.Sequential) -> Tensor:
-            return (model[1].weight.detach()[targets].reshape(5, 2, 6, 6) * images).sum(dim=1)
-
-        def correlation(a: nn.Sequential, b: nn.Sequential) -> list[float]:
-            pairs = zip(product(a), product(b), strict=True)
-            return [spearmanr(x.flatten(), y.flatten()).statistic for x, y in pairs]
-
-        own = [correlation(d, c) for d, c in zip(dense, compressed, strict=True)]
-        seeds = [correlation(dense[i], dense[j]) for i, j in ((0, 1), (1, 2), (2, 0))]
-        np.testing.assert_allclose(found.spearman, np.mean(own, axis=0), atol=1e-9)
-        assert found.reference is not None
-        np.testing.assert_allclose(found.reference, np.mean(seeds, axis=0), atol=1e-9)
-        for maps, models in ((found.map_dense, dense), (found.map_compressed, compressed)):
-            assert maps.dtype == np.float32
-            np.testing.assert_allclose(maps, sum(product(m) for m in models) / 3, atol=1e-6)
-
-    def test_doing_nothing_changes_nothing_and_one_member_has_no_reference(
-        self, images: Tensor, targets: Tensor
-    ) -> None:
-        model = convolutional(7)
-        found = attribution_change([model], [model], images, targets, steps=8, batch_size=5)
-        np.testing.assert_allclose(found.spearman, 1)
-        assert found.reference is None
-        np.testing.assert_array_equal(found.map_dense, found.map_compressed)
-
-    def test_a_dead_member_is_left_out_and_a_dead_population_masked(
-        self, images: Tensor, targets: Tensor
-    ) -> None:
-        dense, dead = [linear(1), linear(2)], linear(3)
-        nn.init.zeros_(dead[1].weight)
-        one = attribution_change(dense, [dense[0], dead], images, targets, steps=1, batch_size=5)
-        np.testing.assert_allclose(one.spearman, 1)
-        both = attribution_change(dense, [dead, dead], images, targets, steps=1, batch_size=5)
-        assert np.ma.getmaskarray(both.spearman).all()
-        assert both.reference is not None
-        assert not np.ma.getmaskarray(both.reference).any()
-
-    def test_each_network_is_explained_once(
-        self, images: Tensor, targets: Tensor, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        seen: list[nn.Module] = []
-        maps_of = attribution.integrated_gradients_maps
-
-        def counted(model: nn.Module, *args: Tensor, **options: int) -> Tensor:
-            seen.append(model)
-            return maps_of(model, *args, **options)
-
-        monkeypatch.setattr(attribution, "integrated_gradients_maps", counted)
-        models = [linear(s) for s in range(4)]
-        attribution_change(models[:2], models[2:], images, targets, steps=1, batch_size=5)
-        assert sorted(map(id, seen)) == sorted(map(id, models))
-
-    def test_populations_of_different_size_are_refused(self, images: Tensor, targets: Tensor) -> None:
-        with pytest.raises(InputError, match="2 and 1"):
-            attribution_change([linear(1), linear(2)], [linear(3)], images, targets, steps=1, batch_size=5)

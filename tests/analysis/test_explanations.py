@@ -3,6 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from scipy.stats import spearmanr
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
@@ -122,6 +123,38 @@ class TestMapChanges:
         assert set(table.index) == {"compressed", "floor"}
         assert table.loc["compressed", list(MEASURES)].isna().all(axis=None)
         assert table.loc["floor", list(MEASURES)].notna().all(axis=None)
+
+    def test_of_linear_networks_it_is_scipys_correlation_of_weight_times_pixel(self, targets: Tensor) -> None:
+        images = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(3))
+        torch.manual_seed(0)
+        models = [nn.Sequential(nn.Flatten(), nn.Linear(64, 3)).eval() for _ in range(6)]
+        products = [
+            (m[1].weight.detach()[targets].reshape(4, 8, 8) * images[:, 0]).flatten(1) for m in models
+        ]
+        maps = population_maps(
+            models[:3], models[3:], images, targets, method="integrated_gradients", **OPTIONS
+        )
+        table = map_changes(maps)
+        for comparison, pairs in (
+            ("compressed", [(0, 3), (1, 4), (2, 5)]),
+            ("ceiling", [(0, 1), (1, 2), (2, 0)]),
+        ):
+            values = [
+                [spearmanr(*p).statistic for p in zip(products[a], products[b], strict=True)]
+                for a, b in pairs
+            ]
+            found = table[(table.target == "fixed") & (table.comparison == comparison)]
+            np.testing.assert_allclose(found.spearman.astype(float), np.mean(values, axis=0), atol=1e-6)
+
+    def test_one_dead_network_among_several_is_left_out_of_the_mean(
+        self, images: Tensor, targets: Tensor
+    ) -> None:
+        dense, dead = [network(1), network(2)], network(3)
+        nn.init.zeros_(dead[4].weight)
+        maps = population_maps(dense, [dense[0], dead], images, targets, method="input_x_gradient", **OPTIONS)
+        table = map_changes(maps)
+        found = table[(table.target == "fixed") & (table.comparison == "compressed")]
+        np.testing.assert_allclose(found.spearman.astype(float), 1)
 
 
 class TestMapQuality:

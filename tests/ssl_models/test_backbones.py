@@ -4,7 +4,7 @@ import torch
 from compressors.groups import find_groups
 from population.errors import InputError
 from ssl_models import build_model
-from ssl_models.backbones import ARCHITECTURES, COMPARED_LAYERS, Classifier, Normalize, compared_layers
+from ssl_models.backbones import ARCHITECTURES, Classifier, Normalize, compared_layers
 from ssl_models.catalogue import ARCHITECTURES as ROWS
 from ssl_models.encoders.resnet import resnet18
 
@@ -31,7 +31,7 @@ def test_compared_layers_are_in_forward_order_and_end_with_the_embedding(
 
 def test_compared_layers_of_the_first_architecture_are_pinned() -> None:
     # tables that are kept name these layers
-    assert COMPARED_LAYERS == (
+    assert compared_layers("r18") == (
         "bn1", "layer1.0", "layer1.1", "layer2.0", "layer2.1", "layer3.0", "layer3.1", "layer4.0",
         "layer4.1", "avgpool",
     )  # fmt: skip
