@@ -25,7 +25,7 @@ def test_occurrence_counts_earlier_appearances(channels):
 
 @pytest.mark.parametrize("removing", [False, True])
 @pytest.mark.parametrize("name", NAMES)
-def test_any_clusters_do_what_the_simulation_on_the_dense_network_does(networks, name, removing):
+def test_any_clusters_do_what_the_simulation_on_the_dense_network_does(networks, edits, name, removing):
     model, x, groups = networks.NETWORKS[name]()
     model, x = model.double(), x.double()
     rng = np.random.default_rng(5)
@@ -39,7 +39,7 @@ def test_any_clusters_do_what_the_simulation_on_the_dense_network_does(networks,
     got = networks.outputs(small, x)
     dense = networks.outputs(model, x)
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
-    networks.simulate(model, groups, clusters)
+    edits.simulate(model, groups, clusters)
     expected = networks.outputs(model, x)
     assert networks.relative_error(expected, dense) > 1e-3  # the edit does something
     assert networks.relative_error(got, expected) < 1e-12

@@ -20,12 +20,18 @@ METHODS = {"merge": merge_channels, "filters": prune_filters}
 every_method = pytest.mark.parametrize("method", METHODS)
 
 
-def _build(networks, name):
-    if name in NAMES:
-        return networks.NETWORKS[name](seed=2)[:2]
-    build, x = networks.HARD[name]
-    torch.manual_seed(0)
-    return build().eval(), x
+@pytest.fixture
+def build(networks, hard_networks):
+    """A network by its name, and inputs."""
+
+    def by_name(name):
+        if name in NAMES:
+            return networks.NETWORKS[name](seed=2)[:2]
+        network, x = hard_networks.HARD[name]
+        torch.manual_seed(0)
+        return network().eval(), x
+
+    return by_name
 
 
 def _left(cost, spend):
@@ -38,8 +44,8 @@ def _counts(result):
 
 @pytest.mark.parametrize("spend", ["params", "macs"])
 @pytest.mark.parametrize("name", [*NAMES, *HARD])
-def test_sizes_are_those_of_the_compressed_network(networks, name, spend):
-    model, x = _build(networks, name)
+def test_sizes_are_those_of_the_compressed_network(build, name, spend):
+    model, x = build(name)
     groups = leave_inexact_dense(model, find_groups(model, x), x).groups
     parts = [part for group in groups for part in divide(group, 1)]
     sizes = measure_sizes(model, x, parts, spend)
@@ -51,8 +57,8 @@ def test_sizes_are_those_of_the_compressed_network(networks, name, spend):
     assert cost.after.params < cost.before.params
 
 
-def test_savings_are_the_slope_of_the_total(networks):
-    model, x = _build(networks, "resnet")
+def test_savings_are_the_slope_of_the_total(build):
+    model, x = build("resnet")
     parts = [part for group in find_groups(model, x).groups for part in divide(group, 1)]
     sizes = measure_sizes(model, x, parts, "params")
     kept = np.array([part.size // 2 + 1 for part in parts])
@@ -110,8 +116,8 @@ def test_an_allocation_by_hand():
 @pytest.mark.parametrize("spend", ["params", "macs"])
 @pytest.mark.parametrize("name", ["resnet", "concatenated", "grouped", "multihead attention"])
 @every_method
-def test_the_target_is_met_and_no_group_could_keep_more(networks, method, name, spend):
-    model, x = _build(networks, name)
+def test_the_target_is_met_and_no_group_could_keep_more(build, method, name, spend):
+    model, x = build(name)
     result = METHODS[method](model, x, amount=0.4, seed=0, budget=spend)
     assert _left(result.cost, spend) <= 0.6
     counts, sizes = _counts(result), {g.name: g.channels_before for g in result.cost.groups}
@@ -168,8 +174,8 @@ def test_single_groups_may_be_set_and_skipped(networks, method):
     assert 0.5 < _left(result.cost, "params") <= 0.6
 
 
-def test_groups_in_attention_heads_are_skipped_one_by_one(networks):
-    model, x = _build(networks, "multihead attention")
+def test_groups_in_attention_heads_are_skipped_one_by_one(build):
+    model, x = build("multihead attention")
     result = prune_filters(model, x, amount=0.5, seed=0, budget=Budget(skip=["m.query_key"]))
     assert "m.value" in _counts(result)
     assert "m.query_key" not in _counts(result)
@@ -204,8 +210,8 @@ def test_multiples_hold_under_every_budget(networks, method, spend):
         assert _left(result.cost, spend) <= 0.55
 
 
-def test_blocks_of_one_layer_reach_the_multiple_together(networks):
-    model, x = _build(networks, "grouped")  # eight channels that two groups of a convolution read
+def test_blocks_of_one_layer_reach_the_multiple_together(build):
+    model, x = build("grouped")  # eight channels that two groups of a convolution read
     result = prune_filters(model, x, amount=0.5, seed=0, budget=Budget(multiple=4))
     clusters = result.plan.clusters["0"]
     assert [int((clusters[b] >= 0).sum()) for b in (slice(0, 4), slice(4, 8))] == [2, 2]

@@ -100,12 +100,12 @@ def network(request, networks):
 
 
 @pytest.fixture(scope="module")
-def folded(network, networks):
+def folded(network, edits):
     """A network with copies in every group, their clusters, and what merging half of the channels gives."""
     _, model, x, groups = network
     planted = copy.deepcopy(model)
-    clusters = networks.draw_clusters(groups, seed=0, kept=0.5)
-    networks.plant_clusters(planted, groups, clusters)
+    clusters = edits.draw_clusters(groups, seed=0, kept=0.5)
+    edits.plant_clusters(planted, groups, clusters)
     with torch.no_grad():
         for parameter in planted.parameters():
             if parameter.dim() > 1:  # sums over pairs of equal terms are larger than over independent ones
@@ -133,13 +133,13 @@ def test_copies_in_every_group_fold_without_loss(network, folded, networks):
     assert networks.relative_error(networks.outputs(result.model, x), dense) < 1e-5
 
 
-def test_any_merge_is_its_simulation_in_a_network_of_dense_shapes(network, networks):
+def test_any_merge_is_its_simulation_in_a_network_of_dense_shapes(network, networks, edits):
     _, model, x, groups = network
     model, x = copy.deepcopy(model).double(), x.double()
-    clusters = networks.draw_clusters(groups, seed=1)
+    clusters = edits.draw_clusters(groups, seed=1)
     dense = networks.outputs(model, x)
     small = build_compressed(model, CompressionPlan("random", "", clusters), groups)
-    networks.simulate_clusters(model, groups, clusters)
+    edits.simulate_clusters(model, groups, clusters)
     expected = networks.outputs(model, x)
     assert networks.relative_error(expected, dense) > 1e-2  # the merge does something
     assert networks.relative_error(networks.outputs(small, x), expected) < 1e-9

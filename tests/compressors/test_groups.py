@@ -93,8 +93,8 @@ def test_search_changes_nothing(networks):
 
 @pytest.mark.parametrize("compress", [merge_channels, prune_filters])
 @pytest.mark.parametrize("name", MIXING)
-def test_channels_that_are_mixed_are_left_dense(networks, name, compress):
-    build, x = networks.MIXING[name]
+def test_channels_that_are_mixed_are_left_dense(networks, hard_networks, name, compress):
+    build, x = hard_networks.MIXING[name]
     model = networks.randomize(build(), 0)
     result = compress(model, x, amount=0.5, seed=0)
     assert result.cost.left_dense["a"]
@@ -103,9 +103,9 @@ def test_channels_that_are_mixed_are_left_dense(networks, name, compress):
 
 
 @pytest.mark.parametrize("name", HARD)
-def test_hard_networks_merge_copies_exactly_or_stay_dense(networks, name):
+def test_hard_networks_merge_copies_exactly_or_stay_dense(networks, hard_networks, name):
     """Copies are planted for the very clusters of the merge; whatever is merged must change no output."""
-    build, x = networks.HARD[name]
+    build, x = hard_networks.HARD[name]
     model = networks.randomize(build(), 0).double()
     x = x.double()
     result = merge_channels(model, x, amount=0.5, seed=0)
@@ -131,9 +131,9 @@ def test_hard_networks_merge_copies_exactly_or_stay_dense(networks, name):
 
 
 @pytest.mark.parametrize("name", HARD)
-def test_hard_networks_lose_filters_exactly_or_stay_dense(networks, name):
+def test_hard_networks_lose_filters_exactly_or_stay_dense(networks, hard_networks, name):
     """Filters and the columns that read them are planted as zeros; to remove them must change no output."""
-    build, x = networks.HARD[name]
+    build, x = hard_networks.HARD[name]
     model = networks.randomize(build(), 0).double()
     x = x.double()
     plan = prune_filters(model, x, amount=0.5, seed=0).plan
@@ -149,10 +149,10 @@ def test_hard_networks_lose_filters_exactly_or_stay_dense(networks, name):
     assert networks.relative_error(networks.outputs(small, x), networks.outputs(model, x)) < 1e-12
 
 
-def test_what_can_be_merged_in_hard_networks_is_merged(networks):
+def test_what_can_be_merged_in_hard_networks_is_merged(networks, hard_networks):
     reached = {}
     for name in ("depthwise", "grouped", "group norm", "instance norm", "transposed", "unused layer"):
-        build, x = networks.HARD[name]
+        build, x = hard_networks.HARD[name]
         cost = prune_filters(networks.randomize(build(), 0), x, amount=0.5, seed=0).cost
         reached[name] = {g.name: (g.channels_before, g.channels_after) for g in cost.groups}
     assert reached["depthwise"].items() >= {"6": (6, 3), "8": (4, 2)}.items()

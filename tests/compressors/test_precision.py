@@ -34,9 +34,11 @@ def _state(model):
 @pytest.mark.parametrize("name", ["cats_and_skips", "depthwise"])
 @pytest.mark.parametrize("method", COMPRESS)
 @pytest.mark.parametrize(("dtype", "repair"), [*CASES, (torch.float16, "none")])
-def test_types_stay_and_plans_rebuild_the_same_bytes(networks, tmp_path, name, method, dtype, repair):
+def test_types_stay_and_plans_rebuild_the_same_bytes(
+    networks, hard_networks, tmp_path, name, method, dtype, repair
+):
     if name == "depthwise":
-        build, x = networks.HARD[name]
+        build, x = hard_networks.HARD[name]
         model = networks.randomize(build(), 0)
     else:
         model, x = networks.cats_and_skips()

@@ -141,7 +141,7 @@ def _state(model):
 
 @settings(max_examples=80, deadline=None, derandomize=True)
 @given(steps=networks_drawn(), seed=st.integers(0, 9))
-def test_whatever_is_merged_is_merged_exactly(networks, steps, seed):
+def test_whatever_is_merged_is_merged_exactly(networks, edits, steps, seed):
     model = networks.randomize(Drawn(steps).double(), seed)
     before = _state(model)
     search = leave_inexact_dense(model, find_groups(model, X), X)
@@ -152,11 +152,11 @@ def test_whatever_is_merged_is_merged_exactly(networks, steps, seed):
     if not search.groups:  # merging says so, as other tests check
         return
     merged = merge_channels(model, X, amount=0.5, seed=seed)
-    drawn = networks.draw_clusters(search.groups, seed=seed)
+    drawn = edits.draw_clusters(search.groups, seed=seed)
     drawn = CompressionPlan("drawn", model_digest(model), drawn)
     for plan, small in ((merged.plan, merged.model), (drawn, apply_plan(model, drawn, X))):
         simulated = copy.deepcopy(model)
-        networks.simulate_clusters(simulated, search.groups, plan.clusters)
+        edits.simulate_clusters(simulated, search.groups, plan.clusters)
         got, expected = networks.outputs(small, X), networks.outputs(simulated, X)
         assert got.shape == expected.shape
         # Not a quotient: an activation at the end may make nothing but zeros.

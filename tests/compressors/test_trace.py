@@ -1,4 +1,5 @@
 import itertools
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -12,51 +13,15 @@ from compressors.groups import GroupSearch, find_groups
 from merging import merge_channels
 
 
-class PadShortcut(nn.Module):
-    """Halves a map and adds channels of zeros on both sides, as CIFAR ResNets of type A do."""
-
-    def __init__(self, zeros: int) -> None:
-        super().__init__()
-        self.zeros = zeros
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.zeros, self.zeros))
-
-
-class Block(nn.Module):
-    def __init__(self, inputs: int, outputs: int, *, inline: bool) -> None:
-        super().__init__()
-        grows = outputs != inputs
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, 2 if grows else 1, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(outputs)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(outputs)
-        zeros = (outputs - inputs) // 2
-        self.zeros = zeros if inline else 0
-        self.shortcut = PadShortcut(zeros) if grows and not inline else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
-        if self.zeros:
-            x = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.zeros, self.zeros))
-        elif self.shortcut is not None:
-            x = self.shortcut(x)
-        return F.relu(out + x)
-
-
-class CifarResNet(nn.Module):
+def cifar_resnet(networks: ModuleType, *, inline: bool) -> nn.Module:
     """Stages of 4, 8 and 16 channels; the padding is a module of its own or inside the block."""
-
-    def __init__(self, *, inline: bool) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(3, 4, 3, 1, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(4)
-        widths = [4, 4, 8, 8, 16, 16]
-        self.blocks = nn.Sequential(*(Block(a, b, inline=inline) for a, b in itertools.pairwise(widths)))
-        self.linear = nn.Linear(16, 5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.linear(self.blocks(F.relu(self.bn1(self.conv1(x)))).mean((2, 3)))
+    widths = [4, 4, 8, 8, 16, 16]
+    blocks = [networks.CifarBlock(a, b, b // a, as_module=not inline) for a, b in itertools.pairwise(widths)]
+    return networks.Net(
+        lambda net, x: net.linear(net.blocks(F.relu(net.bn1(net.conv1(x)))).mean((2, 3))),
+        conv1=networks.conv(3, 4, bias=False), bn1=nn.BatchNorm2d(4), blocks=nn.Sequential(*blocks),
+        linear=nn.Linear(16, 5),
+    )  # fmt: skip
 
 
 def randomised(model: nn.Module) -> nn.Module:
@@ -78,9 +43,9 @@ def stream(search: GroupSearch) -> ChannelGroup:
 
 @pytest.mark.parametrize("inline", [False, True])
 def test_a_stream_through_zero_padding_is_one_group_with_the_true_offsets(
-    images: Tensor, inline: bool
+    networks: ModuleType, images: Tensor, inline: bool
 ) -> None:
-    group = stream(find_groups(CifarResNet(inline=inline).eval(), images))
+    group = stream(find_groups(cifar_resnet(networks, inline=inline).eval(), images))
     assert group.size == 16
     place = {
         piece.tensor: dict(zip(piece.channels.tolist(), piece.positions.tolist(), strict=True))
@@ -97,8 +62,10 @@ def test_a_stream_through_zero_padding_is_one_group_with_the_true_offsets(
 
 
 @pytest.mark.parametrize("inline", [False, True])
-def test_zero_padding_is_exact_and_follows_the_channels(images: Tensor, inline: bool) -> None:
-    model = randomised(CifarResNet(inline=inline))
+def test_zero_padding_is_exact_and_follows_the_channels(
+    networks: ModuleType, images: Tensor, inline: bool
+) -> None:
+    model = randomised(cifar_resnet(networks, inline=inline))
     search = find_groups(model, images)
     assert leave_inexact_dense(model, search, images) is search
     result = merge_channels(model, images, amount=0.5, seed=0)
@@ -106,8 +73,8 @@ def test_zero_padding_is_exact_and_follows_the_channels(images: Tensor, inline: 
     assert result.model(images).shape == (2, 5)
 
 
-def test_copies_planted_by_hand_in_a_padded_stream_fold_exactly(images: Tensor) -> None:
-    model = randomised(CifarResNet(inline=False))
+def test_copies_planted_by_hand_in_a_padded_stream_fold_exactly(networks: ModuleType, images: Tensor) -> None:
+    model = randomised(cifar_resnet(networks, inline=False))
     group = stream(find_groups(model, images))
     clusters = np.arange(16)
     for pair in ((0, 1), (4, 7), (8, 15), (9, 10)):  # within the first, second and third stage

@@ -67,10 +67,10 @@ def test_merged_channels_get_the_variance_of_their_members():
     assert float(without[0]) < 0.8 * 1.5**2
 
 
-def test_copies_and_single_channels_need_no_correction(networks):
+def test_copies_and_single_channels_need_no_correction(networks, edits):
     model, x, groups = networks.resnet()
     model = model.double()
-    networks.plant_copies(model, groups)
+    edits.plant_copies(model, groups)
     result = merge_channels(model, x.double(), amount=0.5, seed=0, repair="data-free")
     assert result.plan.tensors
     got, expected = (networks.outputs(m, x.double()) for m in (result.model, model))
