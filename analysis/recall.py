@@ -11,7 +11,6 @@ from population.errors import InputError
 from population.pairing import Design, compare
 from population.predictions import Predictions
 from population.resampling import (
-    Rearrangements,
     bootstrap_mean_interval,
     bootstrap_means,
     partitions,
@@ -30,13 +29,13 @@ class Accuracy:
 
     Attributes:
         mean: mean over models, in [0, 1].
-        low: lower end of the 95 % bootstrap interval over models.
+        low: lower end of the 95 % bootstrap interval over models; None for a single model.
         high: upper end.
     """
 
     mean: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +47,8 @@ class ClassDeltas:
             in [0, 1]), delta (compressed - dense), delta_low, delta_high (95 % bootstrap interval over
             models), delta_relative (delta - change of the mean accuracy), p_value (permutation), p_welch, and
             both adjusted over classes (p_adjusted, p_welch_adjusted). A class without samples has n = 0
-            and missing values in the other number columns.
+            and missing values in the other number columns; intervals and p-values are missing for
+            single models.
     """
 
     table: pd.DataFrame
@@ -69,6 +69,8 @@ def population_accuracy(predictions: Predictions, *, seed: int) -> Accuracy:
     """
     correct = predictions.predicted == _required(predictions.label)
     accuracy = correct.mean(axis=1)
+    if predictions.k == 1:
+        return Accuracy(float(accuracy[0]), None, None)
     low, high = bootstrap_mean_interval(accuracy, rng=np.random.default_rng(seed))
     return Accuracy(float(accuracy.mean()), float(low), float(high))
 
@@ -104,37 +106,29 @@ def class_deltas(dense: Predictions, compressed: Predictions, *, design: Design,
     filled = n > 0
     before, accuracy_before = _recalls(dense.predicted, label, n)
     after, accuracy_after = _recalls(compressed.predicted, label, n)
-    rng = np.random.default_rng(seed)
-    if design == "paired":
-        low, high = bootstrap_mean_interval(after - before, rng=rng)
-    else:
-        low, high = percentile_interval(bootstrap_means(after, rng=rng) - bootstrap_means(before, rng=rng))
     delta = after.mean(axis=0) - before.mean(axis=0)
-    mean_change = accuracy_after.mean() - accuracy_before.mean()
-    own_before, own_after = before - accuracy_before[:, None], after - accuracy_after[:, None]
-    if design == "paired":
-        p_value = _permutation_p(own_after - own_before, sign_flips(dense.k, rng=rng))
-    else:
-        p_value = _permutation_p(
-            np.vstack([own_before, own_after]), partitions(dense.k, compressed.k, rng=rng)
-        )
-    p_welch = _welch_p(before - accuracy_before.mean(), after - accuracy_after.mean())
     numbers = {
         "recall_dense": before.mean(axis=0),
         "recall_compressed": after.mean(axis=0),
         "delta": delta,
-        "delta_low": low,
-        "delta_high": high,
-        "delta_relative": delta - mean_change,
-        "p_value": p_value,
-        "p_adjusted": false_discovery_control(p_value),
-        "p_welch": p_welch,
-        "p_welch_adjusted": false_discovery_control(p_welch),
+        "delta_low": None,
+        "delta_high": None,
+        "delta_relative": delta - (accuracy_after.mean() - accuracy_before.mean()),
+        **dict.fromkeys(("p_value", "p_adjusted", "p_welch", "p_welch_adjusted")),
     }
+    if not matched.single:
+        rng = np.random.default_rng(seed)
+        numbers["delta_low"], numbers["delta_high"] = _delta_interval(before, after, design, rng)
+        own_before, own_after = before - accuracy_before[:, None], after - accuracy_after[:, None]
+        p_value = _permutation_p(own_before, own_after, design, rng)
+        p_welch = _welch_p(before - accuracy_before.mean(), after - accuracy_after.mean())
+        numbers |= {"p_value": p_value, "p_adjusted": false_discovery_control(p_value)}
+        numbers |= {"p_welch": p_welch, "p_welch_adjusted": false_discovery_control(p_welch)}
     columns: dict[str, object] = {"name": names, "n": n}
     for column, values in numbers.items():
         spread = pd.array([pd.NA] * num_classes, dtype="Float64")
-        spread[filled] = values
+        if values is not None:
+            spread[filled] = values
         columns[column] = spread
     return ClassDeltas(pd.DataFrame(columns))
 
@@ -153,8 +147,21 @@ def _recalls(
     return hits[:, n > 0] / n[n > 0], hits.sum(axis=1) / n.sum()
 
 
-def _permutation_p(values: Floats, rearrangements: Rearrangements) -> Floats:
+def _delta_interval(
+    before: Floats, after: Floats, design: Design, rng: np.random.Generator
+) -> tuple[Floats, Floats]:
+    """Bootstrap interval over models of the mean change per class."""
+    if design == "paired":
+        return bootstrap_mean_interval(after - before, rng=rng)
+    return percentile_interval(bootstrap_means(after, rng=rng) - bootstrap_means(before, rng=rng))
+
+
+def _permutation_p(before: Floats, after: Floats, design: Design, rng: np.random.Generator) -> Floats:
     """Two-sided p per class; values (members, classes) are weighted and summed over members."""
+    if design == "paired":
+        values, rearrangements = after - before, sign_flips(len(before), rng=rng)
+    else:
+        values, rearrangements = np.vstack([before, after]), partitions(len(before), len(after), rng=rng)
     statistic = np.abs(rearrangements.weights.T @ values)
     p_value: Floats = (statistic >= statistic[0] - _ROUNDING).mean(axis=0)
     return p_value

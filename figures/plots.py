@@ -37,7 +37,7 @@ def plot_accuracy_cost(table: pd.DataFrame, ax: Axes) -> Axes:
     is_dense = table["method"].isin(DENSE_METHODS)
     for (_, row), dash in zip(table[is_dense].iterrows(), ("-", (0, (2, 1.5))), strict=False):
         ax.axhline(row["accuracy"], color=INK, linewidth=0.9, linestyle=dash, label=plain(row["condition"]))
-        if row["method"] == "dense":
+        if row["method"] == "dense" and pd.notna(row["accuracy_low"]):
             ax.axhspan(row["accuracy_low"], row["accuracy_high"], color=FAINT, linewidth=0, zorder=0.5)
     shown = table[~is_dense]
     colours, markers = looks(shown["condition"]), looks(shown["method"])
@@ -80,7 +80,7 @@ def plot_class_change(table: pd.DataFrame, ax: Axes) -> Axes:
 
     Returns:
         The axes. Filled, coloured points are changes with ``p_adjusted <= 0.05``; the dashed line is the
-        mean change over classes.
+        mean change over classes. Where nothing was tested, there are points alone.
     """
     rows = len(table) <= NAMED_CLASSES
     drawn = table if rows else table.sort_values("delta", kind="stable")
@@ -93,7 +93,7 @@ def plot_class_change(table: pd.DataFrame, ax: Axes) -> Axes:
         drawn["delta"].mean(), color=INK, linewidth=0.9, linestyle=(0, (4, 2)), label="mean over classes"
     )
     for chosen, colour, fill, label in (
-        (~significant, MUTED, "white", "not beyond chance"),
+        (~significant, MUTED, "white", "not beyond chance" if drawn["p_adjusted"].notna().any() else None),
         (significant, "#D55E00", "#D55E00", "beyond chance (adjusted p ≤ 0.05)"),
     ):
         part, at = drawn[chosen], position[chosen]
@@ -132,7 +132,8 @@ def plot_pies(table: pd.DataFrame, ax: Axes) -> Axes:
 
     Args:
         table: columns condition, forgotten, "still wrong", gained, "label unknown" (counts that add up to
-            pies), pies, pie_share (fraction), expected_null, expected_null_low, expected_null_high (counts).
+            pies), pies, pie_share (fraction), expected_null, expected_null_low, expected_null_high (counts;
+            missing for single networks).
         ax: where to draw.
 
     Returns:
@@ -180,7 +181,8 @@ def plot_pies(table: pd.DataFrame, ax: Axes) -> Axes:
     ax.tick_params(axis="y", length=0)
     ax.grid(visible=False, axis="y")
     ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    ax.set_xlabel("PIEs: images whose modal label changes")
+    single = not np.isfinite(noise).any()
+    ax.set_xlabel("images whose label changes" if single else "PIEs: images whose modal label changes")
     return ax
 
 
@@ -283,9 +285,10 @@ def plot_map_pictures(table: pd.DataFrame, ax: Axes) -> Axes:
         its own, whose end is the 99th percentile of the absolute values.
     """
     pictures = [rows for _, rows in table.groupby("sample_id", sort=False)]
+    tiles = {name: text for name, text in MAP_TILES.items() if table[name].notna().any()}
     for place, rows in enumerate(pictures):
         shape = (int(rows["row"].max()) + 1, int(rows["column"].max()) + 1)
-        for line, name in enumerate(MAP_TILES):
+        for line, name in enumerate(tiles):
             if rows[name].isna().any():
                 continue
             values = rows[name].to_numpy(dtype=np.float64).reshape(shape)
@@ -297,10 +300,10 @@ def plot_map_pictures(table: pd.DataFrame, ax: Axes) -> Axes:
                 ax.imshow(values, extent=extent, cmap="PRGn", vmin=-size, vmax=size)
     # Panels share their axes: the widest one counts.
     ax.set_xlim(0, max(ax.get_xlim()[1], len(pictures)))
-    ax.set_ylim(len(MAP_TILES), 0)
+    ax.set_ylim(len(tiles), 0)
     ax.set_aspect("equal")
     ax.set_xticks([])
-    ax.set_yticks([line + 0.5 for line in range(len(MAP_TILES))], list(MAP_TILES.values()))
+    ax.set_yticks([line + 0.5 for line in range(len(tiles))], list(tiles.values()))
     ax.tick_params(length=0)
     ax.grid(visible=False)
     ax.spines[:].set_visible(False)

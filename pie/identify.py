@@ -21,7 +21,7 @@ _BLOCK = 2**25  # entries of float32 at a time (128 MiB)
 
 @dataclass(frozen=True, eq=False)
 class PieTable:
-    """PIEs between a dense and a compressed population.
+    """PIEs between a dense and a compressed population; flips, between two single models.
 
     Attributes:
         design: "paired" or "independent".
@@ -38,7 +38,8 @@ class PieTable:
             gives no PIE.
         p_value: permutation p of "compression changes no vote", over all images together.
         p_floor: smallest p-value this test can give, globally and per image.
-        rejected: images whose p stays at most 0.05 after Benjamini-Hochberg over all images.
+        rejected: images whose p stays at most 0.05 after Benjamini-Hochberg over all images. This and the six
+            before are None for single models, which say nothing of other seeds.
         forgotten: PIEs whose dense modal label is right.
         gained: PIEs whose compressed modal label is right.
         still_wrong: PIEs with neither right.
@@ -51,7 +52,8 @@ class PieTable:
             modal_compressed (class names; label is empty if unknown), agree_dense, agree_compressed (votes
             for the modal label), votes_dense, votes_compressed (JSON, most votes first), tie_dense,
             tie_compressed, pie, kind ("forgotten", "gained", "still wrong" or empty), distance, p_value,
-            p_adjusted, rejected, margin_dense, margin_compressed (means over models, missing if unknown).
+            p_adjusted (both missing for single models), rejected, margin_dense, margin_compressed (means
+            over models, missing if unknown).
     """
 
     design: Design
@@ -60,13 +62,13 @@ class PieTable:
     count: int
     share: float
     ties: int
-    expected_null: float
-    expected_null_low: float
-    expected_null_high: float
+    expected_null: float | None
+    expected_null_low: float | None
+    expected_null_high: float | None
     excess: float | None
-    p_value: float
-    p_floor: float
-    rejected: int
+    p_value: float | None
+    p_floor: float | None
+    rejected: int | None
     forgotten: int | None
     gained: int | None
     still_wrong: int | None
@@ -90,11 +92,12 @@ def find_pies(dense: Predictions, compressed: Predictions, *, design: Design, se
     statistic. Paired: dense and compressed are swapped within pairs; independent: the models are divided
     anew. Whole models are rearranged, so correlation between images does no harm. An image on which nothing
     can change has p = 1. Up to 4096 rearrangements are listed in full; else 1999 are drawn and
-    p = (1 + number at least as large) / 2000.
+    p = (1 + number at least as large) / 2000. Two single models cannot be tested in this way: their flips are
+    counted, and what needs a population is None.
 
     Args:
-        dense: of K >= 2 models, before.
-        compressed: of K' >= 2 models, after; samples are matched by id. Labels and class names may come from
+        dense: of K models, before.
+        compressed: of K' models, after; samples are matched by id. Labels and class names may come from
             either side.
         design: "paired" where compressed member m was made from dense member m, else "independent".
         seed: of the drawn rearrangements.
@@ -103,15 +106,16 @@ def find_pies(dense: Predictions, compressed: Predictions, *, design: Design, se
         Counts, references and the table of all images.
 
     Raises:
-        InputError: if the samples, labels or class names differ, a population has fewer than 2 models, a
-            paired design has unequal K, or the design is unknown.
+        InputError: if the samples, labels or class names differ, one side alone has a single model, a paired
+            design has unequal K, or the design is unknown.
     """
     matched = compare(dense, compressed, design=design)
     dense, compressed, label, names = matched.dense, matched.compressed, matched.label, matched.class_names
     pie = dense.modal_label != compressed.modal_label
     distance, p_value, global_p, p_floor = _test(dense, compressed, design, np.random.default_rng(seed))
     p_adjusted = false_discovery_control(p_value)
-    noise = expected_null(dense, other_k=compressed.k)
+    tested = not matched.single
+    noise = expected_null(dense, other_k=compressed.k) if tested else None
     kind = np.full(dense.n, "", dtype="<U11")
     if label is not None:
         kind[pie] = "still wrong"
@@ -132,8 +136,8 @@ def find_pies(dense: Predictions, compressed: Predictions, *, design: Design, se
             "pie": pie,
             "kind": kind,
             "distance": distance,
-            "p_value": p_value,
-            "p_adjusted": p_adjusted,
+            "p_value": p_value if tested else pd.NA,
+            "p_adjusted": p_adjusted if tested else pd.NA,
             "rejected": p_adjusted <= _LEVEL,
             "margin_dense": _mean_margin(dense),
             "margin_compressed": _mean_margin(compressed),
@@ -147,13 +151,13 @@ def find_pies(dense: Predictions, compressed: Predictions, *, design: Design, se
         count=count,
         share=count / dense.n,
         ties=int((dense.modal_tie | compressed.modal_tie).sum()),
-        expected_null=noise.value,
-        expected_null_low=noise.low,
-        expected_null_high=noise.high,
-        excess=count - noise.value if design == "independent" else None,
-        p_value=global_p,
-        p_floor=p_floor,
-        rejected=int(samples["rejected"].sum()),
+        expected_null=None if noise is None else noise.value,
+        expected_null_low=None if noise is None else noise.low,
+        expected_null_high=None if noise is None else noise.high,
+        excess=count - noise.value if noise and design == "independent" else None,
+        p_value=global_p if tested else None,
+        p_floor=p_floor if tested else None,
+        rejected=int(samples["rejected"].sum()) if tested else None,
         forgotten=None if label is None else int((kind == "forgotten").sum()),
         gained=None if label is None else int((kind == "gained").sum()),
         still_wrong=None if label is None else int((kind == "still wrong").sum()),

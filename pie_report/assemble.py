@@ -127,7 +127,7 @@ def _dense_recalls(classes: ClassDeltas | None) -> list[dict[str, Any]] | None:
     return records(classes.table[["name", "n", "recall_dense"]].rename(columns={"recall_dense": "recall"}))
 
 
-def _interval(accuracy: Accuracy | None) -> dict[str, float] | None:
+def _interval(accuracy: Accuracy | None) -> dict[str, float | None] | None:
     if accuracy is None:
         return None
     return {"mean": accuracy.mean, "low": accuracy.low, "high": accuracy.high}

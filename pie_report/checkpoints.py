@@ -185,7 +185,7 @@ def find_files(patterns: Sequence[str]) -> tuple[Path, ...]:
     """Files that paths and patterns name, sorted by name.
 
     Raises:
-        InputError: if a pattern has no match, a file is named twice or there are fewer than 2.
+        InputError: if a pattern has no match or a file is named twice.
     """
     found: list[Path] = []
     for pattern in patterns:
@@ -200,11 +200,6 @@ def find_files(patterns: Sequence[str]) -> tuple[Path, ...]:
     for path, place in zip(paths, places, strict=True):
         if places.count(place) > 1:
             raise InputError(f"--checkpoints: {path} is given twice")
-    if len(paths) < 2:
-        raise InputError(
-            "--checkpoints: one network is no population; give at least 2 files of weights, trained with"
-            " different seeds"
-        )
     return tuple(paths)
 
 

@@ -82,10 +82,10 @@ def matched_pies(samples: pd.DataFrame, *, seed: int) -> MatchedPies:
     pies, others = int(is_pie.sum()), int((~is_pie).sum())
     none = np.empty(0, dtype=np.int64)
     if pies < MIN_PIES:
-        return MatchedPies(none, none, None, f"{pies} PIEs were found, and at least {MIN_PIES} are needed")
+        return MatchedPies(none, none, None, f"{pies} images changed, and at least {MIN_PIES} are needed")
     if pies > others:
         return MatchedPies(
-            none, none, None, f"{pies} PIEs were found, but only {others} other images to match them with"
+            none, none, None, f"{pies} images changed, which leaves only {others} to match them with"
         )
     found = match_nearest(samples["margin_dense"].to_numpy(dtype=np.float64), is_pie, seed=seed)
     return MatchedPies(found.cases, found.controls, found.mean_gap, None)

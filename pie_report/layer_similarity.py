@@ -46,7 +46,7 @@ class LayerSimilarity:
     Attributes:
         table: one row per measure (``cka`` or ``neighbours``), set of images (``all``, ``pies``,
             ``matched``) and layer in forward order. For each of ``COMPARISONS`` the mean over members and
-            its interval, ``*_low`` and ``*_high``; missing where undefined.
+            its interval, ``*_low`` and ``*_high``; missing where undefined (an interval of one member, too).
         cka_map: columns layer_dense, layer_compressed, value: CKA of all pairs of layers, all images,
             mean over members.
         members: number of members.
@@ -231,6 +231,7 @@ def _table(members: list[dict[str, Values]], layers: list[str], seed: int) -> pd
                 low, high = bootstrap_mean_interval(numbers, rng=rng)
                 ends = {"": numbers.mean(axis=0), "_low": low, "_high": high}
                 for end, column in ends.items():
-                    table[f"{comparison}{end}"] = pd.Series(pd.array(column, dtype="Float64")).mask(~known)
+                    shown = known & (end == "" or len(members) > 1)
+                    table[f"{comparison}{end}"] = pd.Series(pd.array(column, dtype="Float64")).mask(~shown)
             parts.append(table)
     return pd.concat(parts, ignore_index=True)

@@ -19,8 +19,8 @@ class Comparison:
     """A dense and a compressed population that can be compared.
 
     Attributes:
-        dense: of K >= 2 models, before.
-        compressed: of K' >= 2 models, after, with the samples in the order of ``dense``.
+        dense: of K models, before.
+        compressed: of K' models, after, with the samples in the order of ``dense``.
         label: true class indices from whichever side has them, shape (N,), or None.
         class_names: from whichever side has them, else the class indices as text, shape (C,).
     """
@@ -30,9 +30,14 @@ class Comparison:
     label: NDArray[np.int64] | None
     class_names: NDArray[np.str_]
 
+    @property
+    def single(self) -> bool:
+        """Whether there is one model on each side, so that nothing is known of other seeds."""
+        return self.dense.k == 1
+
 
 def compare(dense: Predictions, compressed: Predictions, *, design: Design) -> Comparison:
-    """Matches two populations by sample id.
+    """Matches two populations, or two single models, by sample id.
 
     Args:
         dense: before.
@@ -43,13 +48,15 @@ def compare(dense: Predictions, compressed: Predictions, *, design: Design) -> C
         Both, in one order, with the labels and class names that they share.
 
     Raises:
-        InputError: if the samples, labels or class names differ, a class has no name, a population has fewer
-            than 2 models, a paired design has unequal K, or the design is unknown.
+        InputError: if the samples, labels or class names differ, a class has no name, one side alone has a
+            single model, a paired design has unequal K, or the design is unknown.
     """
     if design not in ("paired", "independent"):
         raise unknown_name("design", design, ("paired", "independent"))
-    if min(dense.k, compressed.k) < 2:
-        raise InputError(f"at least 2 models are needed on each side, not {dense.k} and {compressed.k}")
+    if min(dense.k, compressed.k) == 1 < max(dense.k, compressed.k):
+        raise InputError(
+            f"at least 2 models are needed on each side, or 1 on both, not {dense.k} and {compressed.k}"
+        )
     if design == "paired" and dense.k != compressed.k:
         raise InputError(f"a paired design needs equal K, not {dense.k} and {compressed.k}")
     compressed = compressed.align(dense.sample_id)

@@ -224,7 +224,7 @@ class CheckpointSpec:
     Attributes:
         checkpoints: files of trained weights, or patterns such as 'runs/*.safetensors': .safetensors, or
             .pt, .pth or .th without pickled code. Each file is a member; they take the place of trained
-            members.
+            members. A single file makes a report on flips, without what needs several seeds.
         arch: their network: a name of torchvision, of timm where it is installed, or of pie models.
         mean: subtracted from each channel of images in [0, 1] before the network sees them; one number
             is for all channels (default: from the file beside the checkpoint with the ending .json).

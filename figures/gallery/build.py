@@ -51,7 +51,9 @@ def build_gallery(pies: pd.DataFrame, exhibits: Exhibits, out: Path, *, title: s
         fresh = Path(workshop) / "new"
         (fresh / "images").mkdir(parents=True)
         _write_pictures(entries, exhibits, fresh)
-        (fresh / "index.html").write_text(_page(entries, exhibits, title), encoding="utf-8")
+        single = sum(json.loads(pies["votes_dense"].iloc[0]).values()) == 1  # one network, one vote
+        page = _page(entries, exhibits, title, single=single)
+        (fresh / "index.html").write_text(page, encoding="utf-8")
         if out.exists():
             out.rename(Path(workshop) / "old")
         fresh.rename(out)
@@ -95,12 +97,13 @@ def _save_png(pixels: NDArray[np.uint8], path: Path) -> None:
     Image.fromarray(pixels).save(path)
 
 
-def _page(entries: pd.DataFrame, exhibits: Exhibits, title: str) -> str:
+def _page(entries: pd.DataFrame, exhibits: Exhibits, title: str, *, single: bool) -> str:
     environment = Environment(loader=FileSystemLoader(PAGE_FILES), autoescape=True, undefined=StrictUndefined)
     data = {"entries": _entry_data(entries, exhibits)}
     return environment.get_template("index.html.j2").render(
         title=title,
         empty=entries.empty,
+        single=single,
         style=Markup((PAGE_FILES / "gallery.css").read_text(encoding="utf-8")),  # noqa: S704 - our own file
         script=Markup((PAGE_FILES / "gallery.js").read_text(encoding="utf-8")),  # noqa: S704 - our own file
         # Inside <script> only "<" can end the element or open a comment, and JSON may spell it so.

@@ -75,6 +75,11 @@ def significant(number: float) -> str:
     return f"{number:.2g}"
 
 
+def capfirst(text: str) -> str:
+    """Writes the first letter as a capital and leaves the others as they are: ``flips`` -> ``Flips``."""
+    return text[:1].upper() + text[1:]
+
+
 _NAMES = {
     "spearman": "rank correlation",
     "top_k_iou": "overlap of the top tenth",
@@ -97,6 +102,6 @@ FILTERS = {
     function.__name__: function
     for function in (
         *(percent, share, percent_range, points, points_range, p_value, p_equals),
-        *(count, decimal, signed, large, byte_size, significant, in_words),
+        *(count, decimal, signed, large, byte_size, significant, in_words, capfirst),
     )
 }

@@ -3,6 +3,7 @@ from itertools import combinations, product
 import numpy as np
 import pytest
 from scipy.stats import ttest_1samp, ttest_ind
+from sklearn.metrics import recall_score
 
 from analysis.recall import class_deltas, population_accuracy
 from population.errors import InputError
@@ -168,3 +169,18 @@ def test_bad_input_is_refused() -> None:
         population_accuracy(bare, seed=0)
     with pytest.raises(InputError, match="equal K"):
         class_deltas(population(votes), population(votes[:2]), design="paired", seed=0)
+
+
+def test_single_models_have_changes_but_no_interval_and_no_test() -> None:
+    votes = models(np.random.default_rng(8), 2)
+    dense, compressed = population(votes[:1]), population(votes[1:])
+    for design in ("paired", "independent"):
+        table = class_deltas(dense, compressed, design=design, seed=0).table
+        for name, side in (("recall_dense", votes[0]), ("recall_compressed", votes[1])):
+            expected = recall_score(LABEL, side, average=None, labels=range(len(table)), zero_division=0)
+            assert table[name].fillna(0).tolist() == pytest.approx(expected.tolist())
+        unknown = ["delta_low", "delta_high", "p_value", "p_adjusted", "p_welch", "p_welch_adjusted"]
+        assert table[unknown].isna().all(axis=None)
+    accuracy = population_accuracy(dense, seed=0)
+    assert accuracy.mean == pytest.approx((votes[0] == LABEL).mean())
+    assert (accuracy.low, accuracy.high) == (None, None)

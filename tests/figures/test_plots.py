@@ -181,10 +181,18 @@ class TestClassChange:
         assert len(ax.texts) == 0
 
     def test_unknown_p_values_count_as_not_beyond_chance(self, ax: Axes) -> None:
-        plot_class_change(class_table(6).assign(p_adjusted=np.nan), ax)
+        table = class_table(6)
+        table.loc[1:, "p_adjusted"] = np.nan
+        plot_class_change(table, ax)
         sizes = {line.get_label(): len(line.get_xdata()) for line in ax.lines}
-        assert sizes["not beyond chance"] == 6
-        assert sizes["beyond chance (adjusted p ≤ 0.05)"] == 0
+        assert sizes["not beyond chance"] + sizes["beyond chance (adjusted p ≤ 0.05)"] == 6
+        assert sizes["not beyond chance"] >= 5
+
+    def test_where_nothing_was_tested_points_say_nothing_of_chance(self, ax: Axes) -> None:
+        missing = dict.fromkeys(("p_adjusted", "delta_low", "delta_high"), np.nan)
+        plot_class_change(class_table(6).assign(**missing), ax)
+        assert [len(line.get_xdata()) for line in ax.lines].count(6) == 1
+        assert "not beyond chance" not in ax.get_legend_handles_labels()[1]
 
 
 class TestPies:

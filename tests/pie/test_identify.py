@@ -205,3 +205,17 @@ def test_samples_are_matched_by_id() -> None:
     )
     with pytest.raises(InputError, match="different samples"):
         find_pies(dense, compressed.take(np.arange(8)), design="paired", seed=0)
+
+
+@pytest.mark.parametrize("design", ["paired", "independent"])
+def test_two_single_models_have_flips_and_nothing_that_needs_seeds(design: Design) -> None:
+    dense = population([[0, 1, 0, 2]], label=[0, 1, 2, 0], class_names=NAMES)
+    found = find_pies(dense, population([[0, 2, 2, 1]]), design=design, seed=0)
+    assert (found.count, found.share, found.ties) == (3, 0.75, 0)
+    assert (found.forgotten, found.gained, found.still_wrong) == (1, 1, 1)
+    assert (found.expected_null, found.expected_null_low, found.expected_null_high) == (None, None, None)
+    assert (found.excess, found.p_value, found.p_floor, found.rejected) == (None, None, None, None)
+    assert found.samples[["p_value", "p_adjusted"]].isna().all(axis=None)
+    assert not found.samples["rejected"].any()
+    assert found.samples["distance"].tolist() == [0, 2, 2, 2]
+    assert (found.accuracy_dense_on_pies, found.accuracy_compressed_on_rest) == (pytest.approx(1 / 3), 1)

@@ -2,6 +2,7 @@ import json
 import lzma
 import os
 import pickle
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,6 +11,7 @@ from typing import Any
 
 import jsonschema
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -212,6 +214,45 @@ def test_networks_of_files_go_through_the_whole_report(
     capsys.readouterr()
     assert cli.main(["report", *OWN, *TINY, *places]) == 2
     assert "choose another --out, or --force" in capsys.readouterr().err
+
+
+def test_one_network_makes_a_report_on_flips(work: Path, digits: ImageData) -> None:
+    places = ("--store", str(work / "store"), "--out", str(work / "out"))
+    own = ("--checkpoints", "a.safetensors", *OWN[3:])
+    assert cli.main(["report", *own, *TINY, *places]) == 0
+    document = json.loads((work / "out" / "report.json").read_text())
+    jsonschema.validate(document, SCHEMA)
+
+    label = digits.test.samples.label
+    before = slow_logits(work, "a.safetensors", digits.test.images).argmax(1).numpy()
+    assert document["dense"]["k"] == document["spec"]["members"] == 1
+    assert document["dense"]["accuracy"] == {
+        "mean": pytest.approx((before == label).mean()), "low": None, "high": None,
+    }  # fmt: skip
+    rows = pd.read_csv(work / "out" / "tables" / "pies.csv")
+    merge = document["compressed"][0]
+    mine = rows[rows["condition"] == merge["condition"]]
+    after = mine["modal_compressed"].to_numpy()
+    assert mine["modal_dense"].tolist() == before.tolist()
+    found = merge["pies"]
+    assert found["count"] == (before != after).sum() > 0
+    assert found["forgotten"] == ((before == label) & (after != label)).sum()
+    assert found["gained"] == ((before != label) & (after == label)).sum()
+    unknown = ("expected_null", "expected_null_low", "expected_null_high", "excess", "p_value", "p_floor")
+    assert all(found[name] is None for name in (*unknown, "rejected"))
+    assert all(row[name] is None for row in merge["classes"] for name in ("p_value", "p_welch", "delta_low"))
+    assert merge["classes"][3]["recall_dense"] == pytest.approx((before == label)[label == 3].mean())
+    layers = merge["similarity"]["layers"]
+    assert all(row["reference"] is None and row["value_low"] is None for row in layers)
+    assert all(row["value"] is not None for row in layers if row["images"] == "all")
+
+    page = (work / "out" / "index.html").read_text()
+    gallery = re.sub("<script.*", "", (work / "out" / "gallery" / "index.html").read_text(), flags=re.DOTALL)
+    assert f"<strong>{found['count']} images of 896</strong>" in page
+    assert "One network's mistakes are partly luck" in page
+    for text in (page, gallery):
+        assert "flip" in text
+        assert not re.search(r"\bPIEs?\b|seed noise", text)
 
 
 def test_a_probe_is_fitted_again_where_the_last_layer_is_known(work: Path, digits: ImageData) -> None:
@@ -421,8 +462,6 @@ BOTH = "--checkpoints a.safetensors b.pt"
          "--mean and --std: mean has 2 numbers for images of 1"),
         (f"{BOTH} --model own_nets:build",
          "give --mean and --std (for images in [0, 1] as they are, --mean 0 --std 1)"),
-        (f"--checkpoints a.safetensors {NET}",
-         "--checkpoints: one network is no population; give at least 2"),
         (f"--checkpoints a.safetensors ./a.* {NET}", "--checkpoints: a.safetensors is given twice"),
         (f"--checkpoints a.safetensors d*.pt {NET}", "--checkpoints: no file matches d*.pt"),
         (f"--checkpoints a.safetensors own_nets.py {NET}", "own_nets.py is of an unknown kind"),

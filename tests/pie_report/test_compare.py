@@ -173,7 +173,7 @@ def test_the_fingerprint_tells_files_apart_and_the_seed_repeats(
         (
             (1, 4),
             {"design": "independent", "seed": 0},
-            "at least 2 models are needed on each side, not 1 and 4",
+            "at least 2 models are needed on each side, or 1 on both, not 1 and 4",
         ),
     ],
 )

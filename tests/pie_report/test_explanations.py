@@ -115,8 +115,8 @@ def test_every_pie_gets_the_free_image_with_the_nearest_margin() -> None:
 @pytest.mark.parametrize(
     ("n", "pies", "missing"),
     [
-        (60, 19, "19 PIEs were found, and at least 20 are needed"),
-        (40, 21, "21 PIEs were found, but only 19 other images to match them with"),
+        (60, 19, "19 images changed, and at least 20 are needed"),
+        (40, 21, "21 images changed, which leaves only 19 to match them with"),
     ],
 )
 def test_why_there_are_no_pairs(n: int, pies: int, missing: str) -> None:

@@ -33,7 +33,12 @@ def test_names_come_from_either_side() -> None:
         ({"label": [0, 1, 2]}, {"label": [0, 1, 1]}, "paired", "true labels"),
         ({"class_names": ["x", "y", "z"]}, {"class_names": ["x", "z", "y"]}, "paired", "class names"),
         ({"class_names": ["x", "y", "z"]}, {"predicted": ROWS + 1}, "paired", "3 class names for 4"),
-        ({"predicted": ROWS[:1]}, {"predicted": ROWS[:1]}, "paired", "at least 2 models"),
+        (
+            {"predicted": ROWS[:1]},
+            {},
+            "paired",
+            "at least 2 models are needed on each side, or 1 on both, not 1 and 2",
+        ),
         ({}, {"predicted": ROWS[:1]}, "independent", "at least 2 models"),
         ({}, {"predicted": ROWS[[0, 1, 1]]}, "paired", "equal K"),
         ({}, {}, "pared", "did you mean 'paired'"),

@@ -5,6 +5,8 @@ const entries = JSON.parse(document.getElementById("data").textContent).entries;
 const part = (id) => document.getElementById(id);
 const knowsLabels = entries.some((entry) => entry.label !== "");
 const knowsMargins = entries.some((entry) => entry.margin_dense !== null);
+// One network on each side casts one vote: there is nothing to count, and nothing was tested.
+const single = entries.every((entry) => sum(entry.votes_dense) === 1);
 const inOrder = new Intl.Collator("en", { numeric: true }).compare;
 
 const FILTERS = {
@@ -13,11 +15,14 @@ const FILTERS = {
   kind: (entry) => entry.kind,
 };
 const SORTS = {
-  distance: ["largest change in votes", (a, b) => b.distance - a.distance],
-  p: ["smallest p-value", (a, b) => a.p_value - b.p_value],
+  ...(single ? {} : {
+    distance: ["largest change in votes", (a, b) => b.distance - a.distance],
+    p: ["smallest p-value", (a, b) => a.p_value - b.p_value],
+  }),
   margin: ["largest margin before", (a, b) => (b.margin_dense ?? -1) - (a.margin_dense ?? -1)],
   id: ["sample id", (a, b) => inOrder(a.sample_id, b.sample_id)],
 };
+const FIRST_SORT = single ? "id" : "distance";
 const KINDS = {
   forgotten: "the label was right before",
   gained: "the label is right after",
@@ -68,10 +73,12 @@ function card(position) {
     element("img", { src: entry.image, alt: `Image ${entry.sample_id}`, loading: "lazy", decoding: "async" }),
     element("span", { class: "flip" }, `${entry.modal_dense} → ${entry.modal_compressed}`),
     element("span", {}, knowsLabels ? `${entry.kind}; true label ${entry.label}` : "true label not known"),
-    element("span", { class: "soft" }, `before: ${voteText(entry.modal_dense, entry.votes_dense)}`),
-    bar(entry.votes_dense, entry),
-    element("span", { class: "soft" }, `after: ${voteText(entry.modal_compressed, entry.votes_compressed)}`),
-    bar(entry.votes_compressed, entry),
+    ...(single ? [] : [
+      element("span", { class: "soft" }, `before: ${voteText(entry.modal_dense, entry.votes_dense)}`),
+      bar(entry.votes_dense, entry),
+      element("span", { class: "soft" }, `after: ${voteText(entry.modal_compressed, entry.votes_compressed)}`),
+      bar(entry.votes_compressed, entry),
+    ]),
     element("span", { class: "soft" }, entry.condition));
   return element("li", {}, button);
 }
@@ -114,13 +121,13 @@ function refresh() {
   moveTo(0, false);
   part("nothing").hidden = visible.length > 0;
   const [found, all] = [visible.length, entries.length].map((count) => count.toLocaleString("en"));
-  part("count").textContent = `${found} of ${all} PIEs`;
+  part("count").textContent = `${found} of ${all} ${single ? "flips" : "PIEs"}`;
 }
 
 function writeHash() {
   const state = new URLSearchParams();
   for (const name of Object.keys(FILTERS)) if (part(name).value !== "") state.set(name, part(name).value);
-  if (part("sort").value !== "distance") state.set("sort", part("sort").value);
+  if (part("sort").value !== FIRST_SORT) state.set("sort", part("sort").value);
   if (part("detail").open) state.set("open", visible[current]);
   history.replaceState(null, "", `#${state}`);
 }
@@ -133,7 +140,7 @@ function choose(select, wanted, otherwise) {
 function readHash() {
   const state = new URLSearchParams(location.hash.slice(1));
   for (const name of Object.keys(FILTERS)) choose(part(name), state.get(name), "");
-  choose(part("sort"), state.get("sort"), "distance");
+  choose(part("sort"), state.get("sort"), FIRST_SORT);
   refresh();
   const position = state.has("open") ? visible.indexOf(Number(state.get("open"))) : -1;
   if (position >= 0) openDetail(position);
@@ -148,7 +155,7 @@ function facts(entry) {
     ["Label after", entry.modal_compressed + (entry.tie_compressed ? " (the vote was tied)" : "")],
   ];
   if (entry.kind) rows.push(["Kind", `${entry.kind}: ${KINDS[entry.kind]}`]);
-  rows.push(
+  if (!single) rows.push(
     ["Change in votes", `${Number(entry.distance.toPrecision(4))} (summed over classes)`],
     ["p-value", `${pText(entry.p_value)}; ${pText(entry.p_adjusted)} after correction for the number of images`],
     ["On its own", entry.rejected ? "significant: beyond chance at a false discovery rate of 5%"
@@ -156,7 +163,7 @@ function facts(entry) {
   if (entry.margin_dense !== null) rows.push(["Margin before", entry.margin_dense.toFixed(3)]);
   if (entry.margin_compressed !== null) rows.push(["Margin after", entry.margin_compressed.toFixed(3)]);
   if (entry.margin_dense !== null || entry.margin_compressed !== null) {
-    rows.push(["", "Margin: lead of the likeliest class over the second, mean over networks"]);
+    rows.push(["", `Margin: lead of the likeliest class over the second${single ? "" : ", mean over networks"}`]);
   }
   return element("dl", {}, ...rows.flatMap(([name, text]) => [element("dt", {}, name), element("dd", {}, text)]));
 }
@@ -183,11 +190,12 @@ function mapsSection(entry) {
     element("figure", {},
       element("img", { src: source, alt: `Attribution map of image ${entry.sample_id} ${when} compression` }),
       element("figcaption", {}, when)));
-  const legend = element("p", {}, "Attribution (integrated gradients, mean over networks) for the label before, ",
+  const legend = element("p", {}, "Attribution (integrated gradients" +
+    `${single ? "" : ", mean over networks"}) for the label before, `,
     `${entry.modal_dense}: `, element("span", { class: "for" }, "green"), " pixels speak for it, ",
     element("span", { class: "against" }, "purple"),
     " pixels against it, grey ones hardly count. The stronger the colour, the more; both maps share one scale.");
-  return element("section", { class: "wide" }, element("h3", {}, "What the networks look at"), legend,
+  return element("section", { class: "wide" }, element("h3", {}, `What the network${single ? " looks" : "s look"} at`), legend,
     element("div", { class: "maps" }, ...drawn));
 }
 
@@ -197,7 +205,7 @@ function openDetail(position) {
   part("detail-body").replaceChildren(
     element("h2", { id: "detail-title" }, `Image ${entry.sample_id}`),
     element("img", { class: "large", src: entry.image, alt: `Image ${entry.sample_id}, enlarged` }),
-    element("div", {}, facts(entry), votesTable(entry)),
+    element("div", {}, facts(entry), ...(single ? [] : [votesTable(entry)])),
     ...(entry.maps ? [mapsSection(entry)] : []));
   part("previous").disabled = current === 0;
   part("next").disabled = current === visible.length - 1;
