@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from analysis.attribution import MaskedFloats
+from analysis.attribution.map_similarity import MaskedFloats
 from population.errors import InputError
 from population.resampling import bootstrap_mean_interval, sign_flips
 

@@ -23,10 +23,10 @@ import tyro
 from torch import Tensor
 from torchvision.models import resnet18
 
-from analysis.activations import comparable_layers, layer_outputs, pooled_features
-from analysis.cka import linear_cka, minibatch_linear_cka
-from analysis.measures import MEASURES, measure_map
-from analysis.similarity import cka_maps, minibatch_cka_maps
+from analysis.similarity.activations import comparable_layers, layer_outputs, pooled_features
+from analysis.similarity.cka import linear_cka, minibatch_linear_cka
+from analysis.similarity.layers import cka_maps, minibatch_cka_maps
+from analysis.similarity.measures import MEASURES, measure_map
 from benchmarks.trained import trained
 from merging import merge_channels
 

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
-from analysis.attribution_methods import STEPS
-from analysis.attribution_quality import CURVE_STEPS, removal_areas
-from analysis.explanation_tables import map_changes
-from analysis.explanations import PopulationMaps, population_maps
-from analysis.map_similarity import TOP
+from analysis.attribution.before_after import PopulationMaps, population_maps
+from analysis.attribution.map_similarity import TOP
+from analysis.attribution.methods import STEPS
+from analysis.attribution.quality import CURVE_STEPS, removal_areas
+from analysis.attribution.tables import map_changes
 from pie_report.members import Population
 from population.spec import CompressionSpec, key
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from analysis.activations import comparable_layers
+from analysis.similarity.activations import comparable_layers
 from compressors.contract import model_digest
 from compressors.repair.recalibrate import BATCH_NORMS
 from pie_report.members import Network

@@ -37,9 +37,9 @@ def explanation_sections(found: "Explanation | None", *, seed: int) -> dict[str,
     """
     if found is None:
         return dict.fromkeys(_SECTIONS)
-    from analysis.attribution_methods import STEPS
-    from analysis.map_similarity import TOP
-    from analysis.neighbours import NEIGHBOURS
+    from analysis.attribution.map_similarity import TOP
+    from analysis.attribution.methods import STEPS
+    from analysis.similarity.neighbours import NEIGHBOURS
     from pie_report.attribution_maps import METHODS
     from pie_report.map_tests import mean_table, pair_tests
 

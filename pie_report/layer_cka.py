@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis.similarity import minibatch_cka_maps
+from analysis.similarity.layers import minibatch_cka_maps
 from pie_report.members import Population, layers_of
 from population.spec import CompressionSpec, key
 

@@ -3,7 +3,7 @@
 Every member is compared with its compressed form, and for reference with the next dense member and with
 itself before training. Outputs of layers are averaged over positions and held in memory, so that each network
 sees the images once, whatever the number of measures and sets of images. The values of CKA are those of
-``analysis.similarity.cka_maps``.
+``analysis.similarity.layers.cka_maps``.
 """
 
 import json
@@ -18,9 +18,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from analysis.activations import pooled_features
-from analysis.moments import CkaStream
-from analysis.neighbours import NEIGHBOURS, nearest, shared_neighbours
+from analysis.similarity.activations import pooled_features
+from analysis.similarity.moments import CkaStream
+from analysis.similarity.neighbours import NEIGHBOURS, nearest, shared_neighbours
 from pie_report.members import Population, layers_of
 from population.errors import InputError
 from population.resampling import bootstrap_mean_interval

@@ -4,8 +4,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import false_discovery_control
 
-from analysis.attribution import MaskedFloats
-from analysis.map_similarity import MEASURES
+from analysis.attribution.map_similarity import MEASURES, MaskedFloats
 from analysis.paired import paired_difference
 from pie_report.attribution_maps import GROUPS, METHODS, MapComparison
 

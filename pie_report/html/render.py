@@ -117,7 +117,7 @@ def render_page(
 def _pitfall(document: Mapping[str, Any]) -> str | None:
     if all(report["similarity"] is None for report in document["compressed"]):
         return None  # comparing predictions needs no torch, which the module below loads
-    from analysis.cka import KNOWN_PITFALL
+    from analysis.similarity.cka import KNOWN_PITFALL
 
     return KNOWN_PITFALL
 

@@ -12,7 +12,7 @@ import torch
 from scipy.stats import false_discovery_control
 from torch import Tensor, nn
 
-from analysis.similarity import cka_maps, layer_cka
+from analysis.similarity.layers import cka_maps, layer_cka
 from pie_report.attribution_maps import MapComparison, compare_maps
 from pie_report.explanations import matched_pies
 from pie_report.layer_cka import cka_table

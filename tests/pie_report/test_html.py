@@ -11,7 +11,7 @@ import jsonschema
 import pytest
 from PIL import Image
 
-from analysis.cka import KNOWN_PITFALL
+from analysis.similarity.cka import KNOWN_PITFALL
 from figures.gallery import build_gallery, pie_entries
 from pie_report.html import render_page, words
 
