@@ -5,22 +5,16 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import false_discovery_control, ttest_ind_from_stats
 
+from analysis.fairness.changes import change_tests
 from population.errors import InputError
 from population.pairing import Design, compare
 from population.predictions import Predictions
-from population.resampling import (
-    bootstrap_mean_interval,
-    bootstrap_means,
-    partitions,
-    percentile_interval,
-    sign_flips,
-)
+from population.resampling import bootstrap_mean_interval, bootstrap_means, percentile_interval
 
 Floats = NDArray[np.float64]
 
-_ROUNDING = 1e-12  # sums of shares that are equal on paper may differ by this much
+_TESTS = ("p_value", "p_adjusted", "p_welch", "p_welch_adjusted")
 
 
 @dataclass(frozen=True)
@@ -67,7 +61,7 @@ def population_accuracy(predictions: Predictions, *, seed: int) -> Accuracy:
     Raises:
         InputError: if there are no labels.
     """
-    correct = predictions.predicted == _required(predictions.label)
+    correct = predictions.predicted == required_label(predictions.label)
     accuracy = correct.mean(axis=1)
     if predictions.k == 1:
         return Accuracy(float(accuracy[0]), None, None)
@@ -78,13 +72,8 @@ def population_accuracy(predictions: Predictions, *, seed: int) -> Accuracy:
 def class_deltas(dense: Predictions, compressed: Predictions, *, design: Design, seed: int) -> ClassDeltas:
     """Tests which classes lose or gain more than the model as a whole.
 
-    Permutation: each model's recall is taken relative to its own accuracy, and the statistic of a class is
-    |mean over compressed - mean over dense|. Paired: dense and compressed are swapped within pairs;
-    independent: the models are divided anew. Welch's t as published (Hooker et al. 2019, arXiv
-    1911.05248, and their code): {recall_c(m, 0) - acc(0)} against {recall_c(m, t) - acc(t)}, with acc the
-    population's mean accuracy. It takes acc as fixed and the two populations as independent, which they are
-    not in a paired design. Deviation: Benjamini-Hochberg over the classes with samples, which the paper
-    lacks, for both tests.
+    The tests, one as published (Hooker et al. 2019, arXiv 1911.05248) and one by permutation, are
+    those of ``analysis.fairness.changes``; the family of an adjustment is all classes with samples.
 
     Args:
         dense: of K models, before.
@@ -100,7 +89,7 @@ def class_deltas(dense: Predictions, compressed: Predictions, *, design: Design,
     """
     matched = compare(dense, compressed, design=design)
     dense, compressed, names = matched.dense, matched.compressed, matched.class_names
-    label = _required(matched.label)
+    label = required_label(matched.label)
     num_classes = len(names)
     n = np.bincount(label, minlength=num_classes)
     filled = n > 0
@@ -114,16 +103,13 @@ def class_deltas(dense: Predictions, compressed: Predictions, *, design: Design,
         "delta_low": None,
         "delta_high": None,
         "delta_relative": delta - (accuracy_after.mean() - accuracy_before.mean()),
-        **dict.fromkeys(("p_value", "p_adjusted", "p_welch", "p_welch_adjusted")),
+        **dict.fromkeys(_TESTS),
     }
     if not matched.single:
         rng = np.random.default_rng(seed)
         numbers["delta_low"], numbers["delta_high"] = _delta_interval(before, after, design, rng)
-        own_before, own_after = before - accuracy_before[:, None], after - accuracy_after[:, None]
-        p_value = _permutation_p(own_before, own_after, design, rng)
-        p_welch = _welch_p(before - accuracy_before.mean(), after - accuracy_after.mean())
-        numbers |= {"p_value": p_value, "p_adjusted": false_discovery_control(p_value)}
-        numbers |= {"p_welch": p_welch, "p_welch_adjusted": false_discovery_control(p_welch)}
+        tests = change_tests(before, after, accuracy_before, accuracy_after, design=design, rng=rng)
+        numbers |= {name: getattr(tests, name) for name in _TESTS}
     columns: dict[str, object] = {"name": names, "n": n}
     for column, values in numbers.items():
         spread = pd.array([pd.NA] * num_classes, dtype="Float64")
@@ -133,7 +119,12 @@ def class_deltas(dense: Predictions, compressed: Predictions, *, design: Design,
     return ClassDeltas(pd.DataFrame(columns))
 
 
-def _required(label: NDArray[np.int64] | None) -> NDArray[np.int64]:
+def required_label(label: NDArray[np.int64] | None) -> NDArray[np.int64]:
+    """The labels, shape (N,).
+
+    Raises:
+        InputError: if there are none.
+    """
     if label is None:
         raise InputError("recall and accuracy need the true labels, and the predictions have none")
     return label
@@ -154,30 +145,3 @@ def _delta_interval(
     if design == "paired":
         return bootstrap_mean_interval(after - before, rng=rng)
     return percentile_interval(bootstrap_means(after, rng=rng) - bootstrap_means(before, rng=rng))
-
-
-def _permutation_p(before: Floats, after: Floats, design: Design, rng: np.random.Generator) -> Floats:
-    """Two-sided p per class; values (members, classes) are weighted and summed over members."""
-    if design == "paired":
-        values, rearrangements = after - before, sign_flips(len(before), rng=rng)
-    else:
-        values, rearrangements = np.vstack([before, after]), partitions(len(before), len(after), rng=rng)
-    statistic = np.abs(rearrangements.weights.T @ values)
-    p_value: Floats = (statistic >= statistic[0] - _ROUNDING).mean(axis=0)
-    return p_value
-
-
-def _welch_p(before: Floats, after: Floats) -> Floats:
-    """Welch's two-sided p per class.
-
-    Where neither population varies, t has no value: p is 1 if the means are equal, else its limit 0.
-    """
-    means = before.mean(axis=0), after.mean(axis=0)
-    p_value = np.where(np.isclose(*means, rtol=0, atol=_ROUNDING), 1.0, 0.0)
-    varies = (np.ptp(before, axis=0) > 0) | (np.ptp(after, axis=0) > 0)
-    p_value[varies] = ttest_ind_from_stats(
-        means[0][varies], before[:, varies].std(axis=0, ddof=1), len(before),
-        means[1][varies], after[:, varies].std(axis=0, ddof=1), len(after),
-        equal_var=False,
-    ).pvalue  # fmt: skip
-    return p_value

@@ -11,19 +11,24 @@ if TYPE_CHECKING:
     from pie.flips import Flips, find_flips
     from pie.identify import PieTable, find_pies
     from pie.overlap import intersections, pairwise_overlap
+    from pie.rarefaction import KNeeded, Rarefaction, k_needed, rarefy
 
 __all__ = [
     "Divergence",
     "Exemplars",
     "Flips",
+    "KNeeded",
     "PieTable",
+    "Rarefaction",
     "find_exemplars",
     "find_flips",
     "find_pies",
     "intersections",
+    "k_needed",
     "layout_effects",
     "mean_divergence",
     "pairwise_overlap",
+    "rarefy",
 ]
 
 __getattr__, __dir__, _ = lazy_loader.attach(
@@ -35,5 +40,6 @@ __getattr__, __dir__, _ = lazy_loader.attach(
         "flips": ["Flips", "find_flips"],
         "identify": ["PieTable", "find_pies"],
         "overlap": ["intersections", "pairwise_overlap"],
+        "rarefaction": ["KNeeded", "Rarefaction", "k_needed", "rarefy"],
     },
 )

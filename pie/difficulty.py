@@ -17,6 +17,19 @@ Bools = NDArray[np.bool_]
 _QUANTILE = 0.975  # two-sided 95 %
 _FOLDS = 5
 _KNOTS = 5
+_COLUMNS = [
+    "score",
+    "n",
+    "pies",
+    "auc",
+    "low",
+    "high",
+    "auc_known",
+    "auc_both",
+    "gain",
+    "gain_low",
+    "gain_high",
+]
 #: Fewer PIEs, or fewer other images, cannot be divided into folds that have some of each.
 _FEWEST = 2 * _FOLDS
 
@@ -115,7 +128,9 @@ def tell_pies(pie: Bools, scores: pd.DataFrame, *, known: str, seed: int) -> Dif
     whole = ~np.isnan(values).any(axis=1)
     found = _compare(table[known][whole, None], values[whole], pie[whole], seed)
     alone, joint, gain = (None, None, None) if found is None else found
-    return Difficulty(pd.DataFrame(rows), int(whole.sum()), int(pie[whole].sum()), alone, joint, gain)
+    return Difficulty(
+        pd.DataFrame(rows, columns=_COLUMNS), int(whole.sum()), int(pie[whole].sum()), alone, joint, gain
+    )
 
 
 def flag_rates(pie: Bools, flags: pd.DataFrame) -> pd.DataFrame:

@@ -1,22 +1,16 @@
 """Pruning Identified Exemplars: the images whose modal label changes."""
 
 import json
-from collections import Counter
 from dataclasses import dataclass
-from math import gcd
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import false_discovery_control
 
+from pie.permutation import LEVEL, compare_votes
 from pie.seed_noise import expected_null
 from population.pairing import Design, compare
 from population.predictions import Predictions
-from population.resampling import partitions, sign_flips
-
-_LEVEL = 0.05
-_BLOCK = 2**25  # entries of float32 at a time (128 MiB)
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,8 +32,9 @@ class PieTable:
             gives no PIE.
         p_value: permutation p of "compression changes no vote", over all images together.
         p_floor: smallest p-value this test can give, globally and per image.
-        rejected: images whose p stays at most 0.05 after Benjamini-Hochberg over all images. This and the six
-            before are None for single models, which say nothing of other seeds.
+        rejected: images whose p stays at most 0.05 after Benjamini-Hochberg over the images whose votes
+            allow a p of 0.05. This and the six before are None for single models, which say nothing of other
+            seeds.
         forgotten: PIEs whose dense modal label is right.
         gained: PIEs whose compressed modal label is right.
         still_wrong: PIEs with neither right.
@@ -86,14 +81,8 @@ def find_pies(dense: Predictions, compressed: Predictions, *, design: Design, se
     1911.05248, section 3). Deviation: ties go to the smallest class index and are counted; the authors' code
     takes the largest.
 
-    Test: the distance of an image is sum_c |n_c(dense) - n_c(compressed)| over the vote counts n_c (the
-    taxicab distance of Hooker et al. 2020, arXiv 2010.03058); with unequal K, vote shares times the mean of
-    the two K take the place of counts, which is the same for equal K. The distances' sum is the global
-    statistic. Paired: dense and compressed are swapped within pairs; independent: the models are divided
-    anew. Whole models are rearranged, so correlation between images does no harm. An image on which nothing
-    can change has p = 1. Up to 4096 rearrangements are listed in full; else 1999 are drawn and
-    p = (1 + number at least as large) / 2000. Two single models cannot be tested in this way: their flips are
-    counted, and what needs a population is None.
+    ``pie.permutation`` describes the distance of an image and the test. Two single models cannot be tested in
+    this way: their flips are counted, and what needs a population is None.
 
     Args:
         dense: of K models, before.
@@ -112,9 +101,10 @@ def find_pies(dense: Predictions, compressed: Predictions, *, design: Design, se
     matched = compare(dense, compressed, design=design)
     dense, compressed, label, names = matched.dense, matched.compressed, matched.label, matched.class_names
     pie = dense.modal_label != compressed.modal_label
-    distance, p_value, global_p, p_floor = _test(dense, compressed, design, np.random.default_rng(seed))
-    p_adjusted = false_discovery_control(p_value)
     tested = not matched.single
+    test = compare_votes(
+        dense.predicted, compressed.predicted, design=design, rng=np.random.default_rng(seed)
+    )
     noise = expected_null(dense, other_k=compressed.k) if tested else None
     kind = np.full(dense.n, "", dtype="<U11")
     if label is not None:
@@ -135,10 +125,10 @@ def find_pies(dense: Predictions, compressed: Predictions, *, design: Design, se
             "tie_compressed": compressed.modal_tie,
             "pie": pie,
             "kind": kind,
-            "distance": distance,
-            "p_value": p_value if tested else pd.NA,
-            "p_adjusted": p_adjusted if tested else pd.NA,
-            "rejected": p_adjusted <= _LEVEL,
+            "distance": test.distance,
+            "p_value": test.p_value if tested else pd.NA,
+            "p_adjusted": test.p_adjusted if tested else pd.NA,
+            "rejected": test.p_adjusted <= LEVEL,
             "margin_dense": _mean_margin(dense),
             "margin_compressed": _mean_margin(compressed),
         }
@@ -155,8 +145,8 @@ def find_pies(dense: Predictions, compressed: Predictions, *, design: Design, se
         expected_null_low=None if noise is None else noise.low,
         expected_null_high=None if noise is None else noise.high,
         excess=count - noise.value if noise and design == "independent" else None,
-        p_value=global_p if tested else None,
-        p_floor=p_floor if tested else None,
+        p_value=test.global_p if tested else None,
+        p_floor=test.p_floor if tested else None,
         rejected=int(samples["rejected"].sum()) if tested else None,
         forgotten=None if label is None else int((kind == "forgotten").sum()),
         gained=None if label is None else int((kind == "gained").sum()),
@@ -169,69 +159,30 @@ def find_pies(dense: Predictions, compressed: Predictions, *, design: Design, se
     )
 
 
-def _test(
-    dense: Predictions, compressed: Predictions, design: Design, rng: np.random.Generator
-) -> tuple[NDArray[np.float64], NDArray[np.float64], float, float]:
-    """Distance and p per image, shape (N,), the global p, and the floor of all p."""
-    if design == "paired":
-        rearrangements = sign_flips(dense.k, rng=rng)
-        changeable = (dense.predicted != compressed.predicted).any(axis=0)
-        scale = 1.0
-    else:
-        rearrangements = partitions(dense.k, compressed.k, rng=rng)
-        first = dense.predicted[0]
-        changeable = (dense.predicted != first).any(axis=0) | (compressed.predicted != first).any(axis=0)
-        # From whole numbers back to shares times the mean K.
-        scale = gcd(dense.k, compressed.k) * (dense.k + compressed.k) / (2 * dense.k * compressed.k)
-    distance, p_value = np.zeros(dense.n), np.ones(dense.n)
-    weights = rearrangements.weights.astype(np.float32)
-    total = np.zeros(weights.shape[1])
-    images = np.flatnonzero(changeable)
-    step = max(1, _BLOCK // (weights.shape[1] * (dense.k + compressed.k)))
-    for start in range(0, len(images), step):
-        block = images[start : start + step]
-        found = _distances(dense.predicted[:, block], compressed.predicted[:, block], weights, design)
-        total += found.sum(axis=0, dtype=np.float64)
-        distance[block] = found[:, 0] * scale
-        p_value[block] = (found >= found[:, :1]).mean(axis=1)
-    return distance, p_value, float((total >= total[0]).mean()), rearrangements.p_floor
-
-
-def _distances(
-    dense: NDArray[np.int64], compressed: NDArray[np.int64], weights: NDArray[np.float32], design: Design
-) -> NDArray[np.float32]:
-    """Distance of every image under every rearrangement, shape (images, R), whole numbers.
-
-    float32 holds them exactly: they are below 2 K K', far from 2^24.
-    """
-    votes = np.vstack([dense, compressed])
-    members, images = votes.shape
-    # One row per (image, class that has votes); images stay together, so that classes can be summed.
-    key = votes + np.arange(images) * (votes.max() + 1)
-    pairs, row = np.unique(key, return_inverse=True)
-    one_hot = np.zeros((len(pairs), members), dtype=np.float32)
-    one_hot[row.reshape(votes.shape), np.arange(members)[:, None]] = 1
-    if design == "paired":
-        one_hot = one_hot[:, len(dense) :] - one_hot[:, : len(dense)]
-    starts = np.searchsorted(pairs, np.arange(images) * (votes.max() + 1))
-    difference = one_hot @ weights
-    np.abs(difference, out=difference)
-    return np.add.reduceat(difference, starts, axis=0)
-
-
 def _votes_as_json(predictions: Predictions, names: NDArray[np.str_]) -> list[str]:
-    unanimous = [json.dumps({str(name): predictions.k}, ensure_ascii=False) for name in names]
+    quoted = [json.dumps(str(name), ensure_ascii=False) for name in names]
+    unanimous = [f"{{{name}: {predictions.k}}}" for name in quoted]
     text = [unanimous[c] for c in predictions.modal_label]
-    for image in np.flatnonzero(predictions.modal_votes < predictions.k):
-        # Most votes first; among equals the smallest class, which sorting brings to the front.
-        votes = Counter(sorted(predictions.predicted[:, image].tolist())).most_common()
-        text[image] = json.dumps({str(names[c]): n for c, n in votes}, ensure_ascii=False)
+    contested = np.flatnonzero(predictions.modal_votes < predictions.k)
+    votes = np.sort(predictions.predicted[:, contested].T, axis=1)
+    first = np.ones(votes.shape, dtype=bool)
+    first[:, 1:] = votes[:, 1:] != votes[:, :-1]
+    start = np.flatnonzero(first)
+    count = np.diff(start, append=votes.size)
+    # Most votes first; among equals the smallest class, which sorting has brought to the front.
+    order = np.lexsort((-count, start // predictions.k))
+    pairs = zip(votes.ravel()[start[order]].tolist(), count[order].tolist(), strict=True)
+    pieces = [f"{quoted[c]}: {n}" for c, n in pairs]
+    end = 0
+    for image, classes in zip(contested.tolist(), first.sum(axis=1).tolist(), strict=True):
+        begin, end = end, end + classes
+        text[image] = f"{{{', '.join(pieces[begin:end])}}}"
     return text
 
 
 def _mean_margin(predictions: Predictions) -> "pd.Series[float]":
     if predictions.margin is None:
-        return pd.Series([pd.NA] * predictions.n, dtype="Float64")
+        return pd.Series(pd.NA, index=range(predictions.n), dtype="Float64")
     return pd.Series(predictions.margin.mean(axis=0), dtype="Float64")
 
 

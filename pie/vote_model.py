@@ -96,8 +96,8 @@ def change_probability(shapes: VoteShapes, k: int, other_k: int) -> Floats:
 
     Args:
         shapes: G vote distributions.
-        k: number of models in one population.
-        other_k: number of models in the other.
+        k: number of models in one population, 1 to 600.
+        other_k: number of models in the other, 1 to 600.
 
     Returns:
         Probabilities, shape (G,), in [0, 1].
@@ -151,17 +151,16 @@ def _largest_at_most(classes: int, k: int) -> Floats:
     """
     table = np.zeros((k + 1, k + 1))
     votes = np.arange(k + 1)
+    scale = k / max(classes, 1)  # t in units of 1 / k keeps all numbers within range for hundreds of models
     for y in range(k + 1):
-        power = np.where(votes <= y, np.exp(-gammaln(votes + 1)), 0.0) / max(classes, 1) ** votes.astype(
-            float
-        )
+        power = np.where(votes <= y, np.exp(votes * np.log(scale) - gammaln(votes + 1)), 0.0)
         product = np.eye(1, k + 1)[0]
         left = classes
         while left > 0:  # by squaring, since there may be a thousand classes
             if left % 2:
                 product = np.convolve(product, power)[: k + 1]
             power, left = np.convolve(power, power)[: k + 1], left // 2
-        table[:, y] = product * np.exp(gammaln(votes + 1))
+        table[:, y] = product * np.exp(gammaln(votes + 1) - votes * np.log(k))
     return np.clip(table, 0, 1)
 
 

@@ -49,7 +49,7 @@ class Predictions:
         k_n = self.predicted.shape
         if self.predicted.ndim != 2 or k_n[1] != len(self.sample_id) or k_n[0] == 0:
             raise InputError(f"predicted must have shape (K, {len(self.sample_id)}) with K >= 1, not {k_n}")
-        if len(np.unique(self.sample_id)) != len(self.sample_id):
+        if len(set(self.sample_id.tolist())) != len(self.sample_id):
             raise InputError("sample_id has repeated ids; every sample needs an id of its own")
         if self.label is not None:
             set_field(self, "label", _class_indices(self.label, "label"))

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+Choices = NDArray[np.bool_]
 
 EXACT_LIMIT = 4096  # up to here every rearrangement is used: pairs up to K = 13
 SAMPLED = 1999  # beyond it so many are drawn, so that p-values are multiples of 1/2000
@@ -75,17 +76,34 @@ def partitions(k: int, other_k: int, *, rng: np.random.Generator) -> Rearrangeme
     in_dense, in_compressed = -other_k / divisor, k / divisor
     fixed = int(k == other_k)
     if comb(total - fixed, k - fixed) <= EXACT_LIMIT:
-        chosen = np.array(list(combinations(range(fixed, total), k - fixed)), dtype=np.int64)
-        first = np.zeros((total, len(chosen)), dtype=bool)
-        first[:fixed] = True
-        np.put_along_axis(first, chosen.T, True, axis=0)
+        rest = all_subsets(total - fixed, k - fixed)
+        first = np.vstack([np.ones((fixed, rest.shape[1]), dtype=bool), rest])
         exact = True
     else:
-        as_they_are = np.arange(total) < k
-        drawn = rng.permuted(np.tile(as_they_are[:, None], SAMPLED), axis=0)
-        first = np.hstack([as_they_are[:, None], drawn])
+        first = np.hstack([(np.arange(total) < k)[:, None], drawn_subsets(total, k, rng=rng)])
         exact = False
     return Rearrangements(np.where(first, in_dense, in_compressed), exact)
+
+
+def all_subsets(total: int, size: int) -> Choices:
+    """Lists every choice of ``size`` members out of ``total``.
+
+    Args:
+        total: number of members.
+        size: of a choice, at most ``total``.
+
+    Returns:
+        Whether a member is chosen, shape (total, comb(total, size)); the first column has the first members.
+    """
+    chosen = np.array(list(combinations(range(total), size)), dtype=np.int64)
+    taken = np.zeros((total, len(chosen)), dtype=bool)
+    np.put_along_axis(taken, chosen.T, True, axis=0)
+    return taken
+
+
+def drawn_subsets(total: int, size: int, *, rng: np.random.Generator) -> Choices:
+    """Draws ``SAMPLED`` choices of ``size`` members out of ``total``, shape (total, SAMPLED)."""
+    return rng.permuted(np.tile((np.arange(total) < size)[:, None], SAMPLED), axis=0)
 
 
 def bootstrap_means(values: Floats, *, rng: np.random.Generator) -> Floats:

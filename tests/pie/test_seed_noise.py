@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from pie.seed_noise import _top_two_counts, expected_null
+from pie.seed_noise import _top_two_counts, expected_null, fit_shares, noise_between
 from population.errors import InputError
 from population.predictions import Predictions
 
@@ -54,6 +54,7 @@ CASES = {
     "ten models": (10, 10, wrong_on_several, lambda n, r: r.beta(0.5, 0.5, n)),
     "one rival": (10, 10, wrong_on_one, lambda n, r: r.beta(3, 1.2, n)),
     "mostly sure": (15, 10, wrong_on_several, bimodal),
+    "thirty models": (30, 10, wrong_on_several, lambda n, r: r.beta(3, 1.2, n)),
     "many classes": (30, 100, wrong_on_several, lambda n, r: r.beta(3, 1.2, n)),
 }
 
@@ -89,6 +90,33 @@ def test_sizes_may_differ() -> None:
     assert found.value > 1.2 * expected_null(dense).value
 
 
+def test_one_fit_tells_the_noise_of_smaller_and_larger_populations() -> None:
+    rng = np.random.default_rng(9)
+    p = wrong_on_several(rng.beta(3, 1.2, 4000), 10, rng)
+    dense = population(draw(p, 15, rng), 10)
+    shares = fit_shares(dense)
+    for k, other_k in ((2, 2), (5, 5), (30, 30), (5, 30)):
+        found = noise_between(shares, k, other_k)
+        assert abs(found.value / truth(p, k, other_k, rng) - 1) < 0.25
+        assert found == noise_between(shares, other_k, k)
+    assert noise_between(shares, 15, 15) == expected_null(dense)
+    assert noise_between(shares, 15, 4) == expected_null(dense, other_k=4)
+
+
+@pytest.mark.parametrize(("k", "repeats"), [(5, 40), (10, 40), (30, 12)])
+def test_interval_is_as_sure_as_it_says(k: int, repeats: int) -> None:
+    rng = np.random.default_rng(k)
+    p = wrong_on_several(rng.beta(3, 1.2, 500), 10, rng)
+    wanted = truth(p, k, k, rng)
+    found = [expected_null(population(draw(p, k, rng), 10)) for _ in range(repeats)]
+    # At 95 % coverage 34 or fewer of 40, or 9 or fewer of 12, have probability .014 and .02.
+    assert sum(f.low <= wanted <= f.high for f in found) > {40: 34, 12: 9}[repeats]
+    # But no surer than that by far: on the scale of square roots, at most four times as wide as needed.
+    roots = np.sqrt([[f.low, f.value, f.high] for f in found])
+    assert (roots[:, 2] - roots[:, 0]).mean() < 4 * 3.92 * roots[:, 1].std(ddof=1)
+    assert abs(np.mean([f.value for f in found]) / wanted - 1) < 0.15
+
+
 def test_interval_holds_the_truth_when_some_models_are_worse_as_a_whole() -> None:
     rng = np.random.default_rng(4)
     p = wrong_on_several(rng.beta(3, 1.2, 600), 10, rng)
@@ -109,6 +137,7 @@ def test_interval_holds_the_truth_when_some_models_are_worse_as_a_whole() -> Non
 def test_unanimous_models_make_no_noise() -> None:
     found = expected_null(population(np.tile(np.arange(5), (4, 1)), 5))
     assert (found.value, found.low, found.high) == (0, 0, 0)
+    assert expected_null(population(np.zeros((3, 4), dtype=int), 1)).high == 0
 
 
 def test_neither_order_nor_agreed_images_change_the_scale() -> None:

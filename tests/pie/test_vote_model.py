@@ -70,6 +70,19 @@ def test_the_grid_holds_distributions_under_which_no_vote_is_impossible(num_clas
     assert table[:, first, :].max() > 0
 
 
+@pytest.mark.parametrize("num_classes", [2, 50_000])
+def test_hundreds_of_models_settle_what_few_leave_open(num_classes: int) -> None:
+    shapes = shape_grid(num_classes)
+    few, many = (change_probability(shapes, k, k) for k in (30, 400))
+    assert np.isfinite(many).all()
+    clear = shapes.leader - shapes.rival > 0.3
+    assert few[clear].max() > 0.01
+    # 400 votes differ by 120 in the mean, with a standard deviation of at most 20: nine of them to level.
+    assert many[clear].max() < 1e-6
+    level = (shapes.leader == shapes.rival) & (shapes.others == 0)
+    assert (many[level] > 0.45).all()  # a toss-up stays one
+
+
 def test_one_class_is_refused() -> None:
     with pytest.raises(InputError, match="at least 2 classes"):
         shape_grid(1)

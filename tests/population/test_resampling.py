@@ -7,8 +7,10 @@ import pytest
 from population.resampling import (
     EXACT_LIMIT,
     SAMPLED,
+    all_subsets,
     bootstrap_mean_interval,
     bootstrap_means,
+    drawn_subsets,
     partitions,
     percentile_interval,
     sign_flips,
@@ -72,6 +74,25 @@ def test_sampled_partitions_keep_the_sizes_and_start_with_the_data() -> None:
     assert ((weights == 3).sum(axis=0) == 12).all()
     assert (weights[:9, 0] == -4).all()
     assert np.abs((weights[:, 1:] < 0).mean(axis=1) - 9 / 21).max() < 0.05
+
+
+@pytest.mark.parametrize(("total", "size"), [(1, 1), (4, 2), (5, 0), (6, 6), (7, 3)])
+def test_subsets_are_all_choices(total: int, size: int) -> None:
+    chosen = all_subsets(total, size)
+    assert chosen.shape == (total, comb(total, size))
+    assert {frozenset(np.flatnonzero(column)) for column in chosen.T} == {
+        frozenset(c) for c in combinations(range(total), size)
+    }
+    assert chosen[:size, 0].all()
+
+
+def test_drawn_subsets_have_their_size_and_favour_nobody() -> None:
+    chosen = drawn_subsets(20, 7, rng=rng())
+    assert chosen.shape == (20, SAMPLED)
+    assert (chosen.sum(axis=0) == 7).all()
+    # Standard error of a share of .35 among 1999 is .011.
+    assert np.abs(chosen.mean(axis=1) - 0.35).max() < 0.045
+    np.testing.assert_array_equal(chosen, drawn_subsets(20, 7, rng=rng()))
 
 
 def test_bootstrap_of_two_values_has_the_binomial_spread() -> None:

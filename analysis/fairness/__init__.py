@@ -1,0 +1,33 @@
+"""Who pays for compression: the rates of classes and groups, and fair comparisons of methods."""
+
+from typing import TYPE_CHECKING
+
+import lazy_loader
+
+if TYPE_CHECKING:
+    from analysis.fairness.at_equal import EqualComparison, compare_at
+    from analysis.fairness.bias_amplification import BiasAmplification, bias_amplification
+    from analysis.fairness.calibration import group_calibration
+    from analysis.fairness.class_spread import ErrorSpread, error_spread
+    from analysis.fairness.intensification import Intensification, intensification
+    from analysis.fairness.max_t import max_t
+    from analysis.fairness.rates import RateChanges, class_rates, group_rates
+
+__all__ = [
+    "BiasAmplification", "EqualComparison", "ErrorSpread", "Intensification", "RateChanges",
+    "bias_amplification", "class_rates", "compare_at", "error_spread", "group_calibration", "group_rates",
+    "intensification", "max_t",
+]  # fmt: skip
+
+__getattr__, __dir__, _ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "at_equal": ["EqualComparison", "compare_at"],
+        "bias_amplification": ["BiasAmplification", "bias_amplification"],
+        "calibration": ["group_calibration"],
+        "class_spread": ["ErrorSpread", "error_spread"],
+        "intensification": ["Intensification", "intensification"],
+        "max_t": ["max_t"],
+        "rates": ["RateChanges", "class_rates", "group_rates"],
+    },
+)
