@@ -120,9 +120,19 @@ def test_losses_fall(objective: str, digits: tuple[torch.Tensor, torch.Tensor]) 
 
 
 def test_a_loss_that_is_not_finite_is_an_error(digits: tuple[torch.Tensor, torch.Tensor]) -> None:
-    with pytest.raises(DivergedError, match=r"the loss of seed 3 is (nan|inf) in epoch 1"):
+    with pytest.raises(DivergedError, match=r"its loss is (nan|inf) in epoch 1"):
         trained("supervised", digits, seed=3, learning_rate=1e30)
     assert not torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.parametrize(("rate", "what"), [(1e39, "weights"), (1e30, "outputs")])
+def test_what_the_last_step_breaks_is_an_error(
+    digits: tuple[torch.Tensor, torch.Tensor], rate: float, what: str
+) -> None:
+    # One step: the only loss is that of the initial weights, and is finite.
+    few = digits[0][:20], digits[1][:20]
+    with pytest.raises(DivergedError, match=f"^its {what} are not finite after the last step$"):
+        trained("supervised", few, seed=3, epochs=1, learning_rate=rate)
 
 
 def test_fewer_images_than_a_batch_are_one_batch(digits: tuple[torch.Tensor, torch.Tensor]) -> None:
