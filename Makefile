@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT ?=
 
-.PHONY: install report test lint bench bench-merging clean
+.PHONY: install report test test-faults lint bench bench-merging clean
 
 install: $(VENV)/.installed
 
@@ -15,6 +15,10 @@ report: $(VENV)/.installed
 test: $(VENV)/.tested chromium lint
 	$(BIN)/python -m pytest
 
+# Kills, stops, full disks and damaged files, about ten minutes; see docs/faults.md. No part of make test.
+test-faults: $(VENV)/.installed
+	$(BIN)/python tests/faults
+
 lint: $(VENV)/.tested
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -23,6 +27,8 @@ lint: $(VENV)/.tested
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.main_job
+	$(BIN)/python -m benchmarks.training
+	$(BIN)/python -m benchmarks.pie_statistics
 
 # PIE_TEST_DATA and CIFAR10 name the trained weights and the data; see benchmarks/merging.py.
 bench-merging: $(VENV)/.installed

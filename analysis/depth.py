@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from analysis.inference import device_of
 from analysis.knn import knn_predict
 from analysis.similarity.activations import pooled_features
+from analysis.similarity.cka import check_finite
 from population.errors import InputError
 
 MAX_TRAINING_IMAGES = 50_000
@@ -30,7 +31,8 @@ class PredictionDepth:
         training_images: number of training images that the probes chose neighbours from.
         final: class that the network predicts, shape (N,).
         probes: class that each layer's probe predicts, shape (L, N). Their accuracies are
-            ``(probes == labels).mean(axis=1)``, and the earlier study's depth is ``label_depth(probes, labels)``.
+            ``(probes == labels).mean(axis=1)``, and the earlier study's depth is ``label_depth(probes,
+            labels)``.
         depth: prediction depth, shape (N,), from 0 to L; see ``settled_depth``.
     """
 
@@ -56,14 +58,16 @@ def prediction_depth(
 
     Deviations from the paper, which probes whole activations, and the input and the softmax as well:
 
-    - Outputs are averaged over positions (``position_means``), so early convolutions, whose channels say little
+    - Outputs are averaged over positions (``position_means``), so early convolutions, whose channels say
+    little
       without their place, are worse probes here.
     - Only the layers named are probed: depth 0 is the first of them, not the input.
 
     An image that is also among the training images is its own nearest neighbour, with one of the k votes.
 
-    Memory holds the features of all layers: 4 bytes for each channel and image (0.5 GB for 50,000 training images
-    and the 2,500 channels of ten layers of a ResNet-18), and ``batch_size`` distances per training image.
+    Memory holds the features of all layers: 4 bytes for each channel and image (0.5 GB for 50,000 training
+    images and the 2,500 channels of ten layers of a ResNet-18), and ``batch_size`` distances per training
+    image.
 
     Args:
         model: from images to logits (N, C); its own modes and hooks are as before afterwards.
@@ -76,7 +80,8 @@ def prediction_depth(
         seed: of the draw of training images.
 
     Raises:
-        InputError: as ``pooled_features`` and ``knn_predict``; or if no layer is named or there is not one label
+        InputError: as ``pooled_features`` and ``knn_predict``; or if no layer is named or there is not one
+        label
             per training image.
     """
     if not layers:
@@ -90,6 +95,7 @@ def prediction_depth(
     train = pooled_features(model, train_images, layers, batch_size=batch_size)
     found = pooled_features(model, images, [*layers, ""], batch_size=batch_size)
     logits = found.pop("")  # torch's name for the model itself
+    check_finite(logits)
     device = device_of(model)
     probes = np.stack(
         [
@@ -134,8 +140,8 @@ def label_depth(probes: NDArray[np.int64], labels: NDArray[np.int64]) -> NDArray
     """Depth against the true label, as the code of Corti et al. 2022 (arXiv 2207.00200) has it.
 
     It is 1 + the index of the last probe that is wrong, and 1 where none is. So an image on which only the
-    first probe is wrong is as shallow as one on which none is, and an image that the network gets wrong is deep
-    although it may have been decided at once.
+    first probe is wrong is as shallow as one on which none is, and an image that the network gets wrong is
+    deep although it may have been decided at once.
 
     Args:
         probes: predicted classes, shape (L, N), L >= 1, the first layer first.

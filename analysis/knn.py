@@ -93,7 +93,7 @@ def _prepared(features: Tensor, temperature: float | None) -> Tensor:
     wide = features if features.dtype == torch.float64 else features.float()
     if temperature is None:
         return wide
-    size = wide.norm(dim=1, keepdim=True)
+    size: Tensor = wide.norm(dim=1, keepdim=True)
     if bool((size == 0).any()):
         raise InputError("all features of an image are 0: it has no nearest neighbours by cosine")
     return wide / size

@@ -7,6 +7,7 @@ import lazy_loader
 if TYPE_CHECKING:
     from figures.plots import plot_accuracy_cost, plot_cka, plot_class_change, plot_pies
     from figures.thesis import FIGURES, ThesisFigure, draw_figures
+    from figures.upset import plot_upset
 
 __all__ = [
     "FIGURES",
@@ -16,6 +17,7 @@ __all__ = [
     "plot_cka",
     "plot_class_change",
     "plot_pies",
+    "plot_upset",
 ]
 
 __getattr__, __dir__, _ = lazy_loader.attach(
@@ -23,5 +25,6 @@ __getattr__, __dir__, _ = lazy_loader.attach(
     submod_attrs={
         "plots": ["plot_accuracy_cost", "plot_cka", "plot_class_change", "plot_pies"],
         "thesis": ["FIGURES", "ThesisFigure", "draw_figures"],
+        "upset": ["plot_upset"],
     },
 )

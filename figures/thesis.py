@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from figures import plots
 from figures.style import KIND_COLOURS, TEXT_WIDTH, plain, theme
+from figures.upset import plot_upset
 
 # Of the legend's font, across the text width; a colour sample with its gaps takes as much as eight.
 _LETTERS_PER_LINE = 94
@@ -190,6 +191,10 @@ def _pies(summary: pd.DataFrame) -> pd.DataFrame:
     return table[["condition", *KIND_COLOURS, *_PIES[3:]]]
 
 
+def _overlap(intersections: pd.DataFrame) -> pd.DataFrame:
+    return intersections.rename(columns={"count": "images"}).astype({"images": int})
+
+
 def _cka(cka: pd.DataFrame) -> pd.DataFrame:
     return _numbers(cka, _CKA)[["condition", "layer", *_CKA]].dropna(subset="value")
 
@@ -244,6 +249,7 @@ FIGURES: Mapping[str, ThesisFigure] = MappingProxyType(
         "pies": ThesisFigure(
             plots.plot_pies, "summary", ("condition", *_PIES), _pies, lambda table: 1.05 + 0.3 * len(table)
         ),
+        "overlap": ThesisFigure(plot_upset, "intersections", ("count",), _overlap, lambda _: 3.4),
         "cka": ThesisFigure(plots.plot_cka, "cka", ("condition", "layer", *_CKA), _cka, lambda _: 3.8),
         "cka-map": ThesisFigure(
             plots.plot_cka_map,

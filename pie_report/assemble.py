@@ -14,6 +14,8 @@ from pie.identify import PieTable
 from pie_report.explained import EXPLANATION_TABLES, explanation_sections, explanation_tables
 from pie_report.plain import records
 from pie_report.report import SCHEMA, Report
+from pie_report.statistics import TABLES, Statistics, overlap_tables, statistics_document
+from population.predictions import Predictions
 
 if TYPE_CHECKING:  # comparing predictions needs no torch
     from pie_report.explanations import Explanation
@@ -32,13 +34,13 @@ class DenseResult:
     """The dense population.
 
     Attributes:
-        k: number of models.
+        predictions: what the networks say.
         accuracy: None without labels.
         accuracy_reestimated: after the same BatchNorm re-estimation as the compressed models, or None.
         cost: params, macs, bytes; None if unknown.
     """
 
-    k: int
+    predictions: Predictions
     accuracy: Accuracy | None
     accuracy_reestimated: Accuracy | None
     cost: Mapping[str, int] | None
@@ -59,6 +61,8 @@ class ConditionResult:
         accuracy: None without labels.
         pies: identified exemplars and their tests.
         classes: None without labels.
+        statistics: of the votes.
+        predictions: what the networks say.
         explanation: layers and attribution maps before and after; None without the networks.
     """
 
@@ -72,6 +76,8 @@ class ConditionResult:
     accuracy: Accuracy | None
     pies: PieTable
     classes: ClassDeltas | None
+    statistics: Statistics
+    predictions: Predictions
     explanation: "Explanation | None"
 
 
@@ -96,6 +102,7 @@ def build_report(
         exhibits: images and maps for the gallery.
         with_models: whether models were run here, so that their libraries belong to the environment.
     """
+    overlap = overlap_tables({c.condition: c.pies for c in conditions})
     document = {
         "schema": SCHEMA,
         "spec": dict(spec),
@@ -103,15 +110,17 @@ def build_report(
         "data": dict(data),
         "baselines": None if baselines is None else dict(baselines),
         "dense": {
-            "k": dense.k,
+            "k": dense.predictions.k,
             "accuracy": _interval(dense.accuracy),
             "accuracy_reestimated": _interval(dense.accuracy_reestimated),
             "per_class": _dense_recalls(conditions[0].classes),
             "cost": None if dense.cost is None else dict(dense.cost),
         },
         "compressed": [_condition_document(c, seed=spec["seed"]) for c in conditions],
+        "overlap": records(overlap["overlap"]) if overlap else None,
     }
-    return Report(document, _tables(dense, conditions), exhibits)
+    predictions = {"dense": dense.predictions, **{c.condition: c.predictions for c in conditions}}
+    return Report(document, {**_tables(dense, conditions), **overlap}, exhibits, predictions)
 
 
 def _environment(with_models: bool) -> dict[str, str | None]:
@@ -146,6 +155,7 @@ def _condition_document(result: ConditionResult, *, seed: int) -> dict[str, Any]
         "accuracy": _interval(result.accuracy),
         "pies": {name: getattr(result.pies, name) for name in _PIE_FIELDS},
         "classes": None if result.classes is None else records(result.classes.table),
+        "statistics": statistics_document(result.statistics),
         **explanation_sections(result.explanation, seed=seed),
     }
 
@@ -158,12 +168,19 @@ def _tables(dense: DenseResult, conditions: Sequence[ConditionResult]) -> dict[s
     parts = {c.condition: c.classes.table for c in conditions if c.classes is not None}
     if parts:
         tables["classes"] = _stack(parts)
+    tables |= stacked_statistics({c.condition: c.statistics for c in conditions})
     explained = {
         c.condition: explanation_tables(c.explanation) for c in conditions if c.explanation is not None
     }
     for name in EXPLANATION_TABLES if explained else ():
         tables[name] = _stack({title: found[name] for title, found in explained.items()})
     return tables
+
+
+def stacked_statistics(conditions: Mapping[str, Statistics]) -> dict[str, pd.DataFrame]:
+    """The tables of ``TABLES`` that any condition has, with a column ``condition``."""
+    found = {name: {c: s.tables[name] for c, s in conditions.items() if name in s.tables} for name in TABLES}
+    return {name: _stack(parts) for name, parts in found.items() if parts}
 
 
 def _stack(parts: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
@@ -173,12 +190,14 @@ def _stack(parts: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
 
 def _dense_rows(dense: DenseResult, conditions: Sequence[ConditionResult]) -> list[dict[str, Any]]:
-    rows = [_row("dense", "dense", None, None, None, dense.k, dense.accuracy, _full_cost(dense.cost))]
+    rows = [
+        _row("dense", "dense", None, None, None, dense.predictions.k, dense.accuracy, _full_cost(dense.cost))
+    ]
     if dense.accuracy_reestimated is not None:
         repair = conditions[0].repair
         rows.append(
             _row(
-                "dense, re-estimated", "identity", None, repair, None, dense.k,
+                "dense, re-estimated", "identity", None, repair, None, dense.predictions.k,
                 dense.accuracy_reestimated, _full_cost(dense.cost),
             )
         )  # fmt: skip

@@ -121,6 +121,7 @@ class LoadedMembers:
         return {
             "model": self.common.architecture,
             "seeds": None,
+            "excluded_seeds": None,
             "training": {
                 "files": ", ".join(f"{path.name} ({digest[:12]})" for path, digest in files),
                 "code": self.common.code,

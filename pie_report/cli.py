@@ -6,11 +6,13 @@ import logging
 import os
 import re
 import shlex
+import signal
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import tyro
@@ -19,14 +21,19 @@ from population.errors import InputError, unknown_name
 from population.spec import METHOD_NAMES, PopulationSpec, ReportSpec, key
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from rich.progress import Progress
 
+    from pie.side_data import SideData
     from population.store import Store
 
 _T = TypeVar("_T")
 #: Colours and lines that the parser draws where standard output is a terminal; elsewhere hyphens.
 _FRAME = re.compile(r"\x1b\[[0-9;]*m|[│╭╰╮╯─]")
-_EXIT_FAILED, _EXIT_INPUT, _EXIT_INTERRUPTED = 1, 2, 130
+_EXIT_FAILED, _EXIT_INPUT = 1, 2
+#: Signals that end a command in order. Its exit status is then 128 and the signal, as a shell has it.
+_STOPS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 
 
 @dataclass(frozen=True)
@@ -78,6 +85,8 @@ class Report:
         places: where things are.
         out: folder of the report (default: runs/MODEL-DATA-KEY).
         force: replace a report of another spec in --out.
+        side_labels: CSV or npz of what else is known of the test images, by sample_id: numbers are scores of
+            difficulty, columns of yes and no are marks.
         workers: processes that train and compress members side by side (default: one per core, on a
             GPU one).
         messages: what is printed.
@@ -85,6 +94,7 @@ class Report:
 
     spec: ReportSpec
     places: Places = Places()
+    side_labels: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     workers: int | None = None
     out: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     force: bool = False
@@ -118,6 +128,8 @@ class Compare:
         compressed: the same for the compressed models; K may differ, the samples may not.
         design: paired (model i of one file became model i of the other) or independent.
         out: folder of the report.
+        side_labels: CSV or npz of what else is known of the samples, by sample_id: numbers are scores of
+            difficulty, columns of yes and no are marks.
         seed: of bootstrap and permutations.
         force: replace another comparison in --out.
         messages: what is printed.
@@ -127,6 +139,7 @@ class Compare:
     compressed: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="COMPRESSED.npz")]]
     design: str
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")]
+    side_labels: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     seed: int = 0
     force: bool = False
     messages: Messages = Messages()
@@ -155,6 +168,22 @@ class Figures:
     """
 
     run: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="RUN")]]
+    messages: Messages = Messages()
+
+
+@dataclass(frozen=True)
+class Stats:
+    """Compute the statistics of a run again from its predictions.
+
+    Attributes:
+        run: folder of a report.
+        side_labels: CSV or npz of what else is known of the samples, by sample_id: numbers are scores of
+            difficulty, columns of yes and no are marks.
+        messages: what is printed.
+    """
+
+    run: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="RUN")]]
+    side_labels: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     messages: Messages = Messages()
 
 
@@ -202,11 +231,12 @@ def _report(flags: Report) -> None:
     population = open_members(
         flags.spec, store=places.open_store(), data_dir=places.data_dir, download=places.download
     )
-    sections = describe(flags.spec, population, _command_line(flags.spec))
+    side, digest = _side_data(flags.side_labels, population.data.test.samples.sample_id)
+    sections = describe(flags.spec, population, _command_line(flags.spec), side_labels=digest)
     check_same_spec(out, sections, force=flags.force)
     with _progress(flags.messages) as progress:
         workers = _workers(flags.workers, population.member.device)
-        report = run(flags.spec, population, sections, progress, workers=workers)
+        report = run(flags.spec, population, sections, progress, side=side, workers=workers)
         _finish(flags.messages, write_run(report, out))
 
 
@@ -220,7 +250,8 @@ def _train(flags: Train) -> None:
     )
     with _progress(flags.messages) as progress:
         workers = _workers(flags.workers, population.member.device)
-        finish_members(population, (), progress, workers=workers)
+        exclude = flags.population.exclude_diverged
+        population = finish_members(population, (), progress, workers=workers, exclude_diverged=exclude)
     dense = population.dense_population()
     accuracies = (dense.predicted == dense.label).mean(axis=1)
     if flags.messages.json:
@@ -238,9 +269,10 @@ def _compare(flags: Compare) -> None:
 
     check_output(flags.out)
     dense, compressed = load_pair(flags.dense, flags.compressed)
-    sections = describe_pair(dense, compressed, design=flags.design, seed=flags.seed)
+    side, digest = _side_data(flags.side_labels, dense.sample_id)
+    sections = describe_pair(dense, compressed, design=flags.design, seed=flags.seed, side_labels=digest)
     check_same_spec(flags.out, sections, force=flags.force)
-    report = compare(dense, compressed, design=flags.design, seed=flags.seed)
+    report = compare(dense, compressed, design=flags.design, seed=flags.seed, side=side, side_labels=digest)
     _finish(flags.messages, write_run(report, flags.out))
 
 
@@ -255,6 +287,29 @@ def _figures(flags: Figures) -> None:
 
     render_figures(flags.run)
     _finish(flags.messages, flags.run / "figures", run=flags.run)
+
+
+def _stats(flags: Stats) -> None:
+    from pie_report.report import Report as StoredReport
+    from pie_report.restated import restated
+    from pie_report.run_folder import write_run
+
+    report = StoredReport.load(flags.run)
+    side, digest = _side_data(flags.side_labels, report.predictions["dense"].sample_id)
+    _finish(flags.messages, write_run(restated(report, side=side, side_labels=digest), flags.run))
+
+
+def _side_data(path: Path | None, sample_id: "NDArray[np.str_]") -> "tuple[SideData | None, str | None]":
+    """What a file says of the samples, and the digest that the report names it by."""
+    if path is None:
+        return None, None
+    from pie.side_data import read_side_data
+    from pie_report.statistics import check_names
+    from population.store import file_digest
+
+    side = read_side_data(path, sample_id)
+    check_names(side)
+    return side, file_digest(path)[:16]
 
 
 def _models(flags: Models) -> None:
@@ -286,6 +341,7 @@ _COMMANDS: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
     "compare": (Compare, _compare),
     "gallery": (Gallery, _gallery),
     "figures": (Figures, _figures),
+    "stats": (Stats, _stats),
     "train": (Train, _train),
     "models": (Models, _models),
     "data": (Data, _data),
@@ -295,6 +351,7 @@ _EXAMPLES = {
     "compare": "pie compare dense.npz compressed.npz --design independent --out cmp",
     "gallery": "pie gallery runs/x",
     "figures": "pie figures runs/x",
+    "stats": "pie stats runs/x --side-labels human_votes.csv",
     "train": "pie train --model supervised_r18 --members 30",
     "models": "pie models",
     "data": "pie data --data-dir ~/data",
@@ -308,7 +365,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments without the program's name; by default those of the process.
 
     Returns:
-        0, 1 if something failed, 2 for bad input, 130 if interrupted.
+        0, 1 if something failed, 2 for bad input, 130 after Ctrl-C, 143 after SIGTERM.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in {"-h", "--help"}:
@@ -335,19 +392,43 @@ def _run_command(name: str, arguments: list[str]) -> int:
     flags_type, command = _COMMANDS[name]
     logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
     debug = "--debug" in arguments
-    try:
-        command(_parse(flags_type, name, arguments))
-    except KeyboardInterrupt:
-        _complain("interrupted; the same command goes on from here")
-        return _EXIT_INTERRUPTED
-    except Exception as error:
-        is_input = isinstance(error, InputError)
-        if debug:
-            traceback.print_exc()
-        else:
-            _complain(error if is_input else f"failed: {type(error).__name__}: {error} (--debug shows where)")
-        return _EXIT_INPUT if is_input else _EXIT_FAILED
+    with _stops_caught() as caught:
+        try:
+            command(_parse(flags_type, name, arguments))
+        except (KeyboardInterrupt, Exception) as error:
+            if caught:  # whatever libraries made of the interruption on its way
+                _complain(f"{_STOPS[caught[0]]}; the same command goes on from here")
+                return 128 + caught[0]
+            is_input = isinstance(error, InputError)
+            if debug:
+                traceback.print_exc()
+            elif is_input:
+                _complain(error)
+            else:
+                _complain(f"failed: {type(error).__name__}: {error} (--debug shows where)")
+            return _EXIT_INPUT if is_input else _EXIT_FAILED
     return 0
+
+
+@contextlib.contextmanager
+def _stops_caught() -> Iterator[list[signal.Signals]]:
+    """Makes each signal of ``_STOPS`` a KeyboardInterrupt, so that work ends in order; lists those caught."""
+    caught: list[signal.Signals] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        caught.append(signal.Signals(number))
+        raise KeyboardInterrupt
+
+    before = {number: signal.getsignal(number) for number in _STOPS}
+    # A shell's script makes what it starts in the background deaf to Ctrl-C.
+    heard = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
+    for number in heard:
+        signal.signal(number, stop)
+    try:
+        yield caught
+    finally:
+        for number in heard:
+            signal.signal(number, before[number])
 
 
 def _complain(message: object) -> None:
@@ -438,6 +519,7 @@ def _command_line(spec: ReportSpec) -> str:
     for name in ("width", "stem", "epochs"):
         value = getattr(named, name)
         parts += [] if value is None else [f"--{name}", str(value)]
+    parts += ["--exclude-diverged"] if named.exclude_diverged else []
     return " ".join([*parts, "--seed", str(named.seed)])
 
 

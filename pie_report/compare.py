@@ -9,8 +9,10 @@ import numpy as np
 
 from analysis.recall import class_deltas, population_accuracy
 from pie.identify import find_pies
+from pie.side_data import SideData
 from pie_report.assemble import ConditionResult, DenseResult, build_report
 from pie_report.report import Report
+from pie_report.statistics import condition_statistics
 from population.errors import InputError, unknown_name
 from population.predictions import Predictions
 
@@ -44,17 +46,21 @@ def load_pair(dense_path: Path, compressed_path: Path) -> tuple[Predictions, Pre
 
 
 def describe_pair(
-    dense: Predictions, compressed: Predictions, *, design: str, seed: int
+    dense: Predictions, compressed: Predictions, *, design: str, seed: int, side_labels: str | None = None
 ) -> dict[str, dict[str, Any]]:
     """Sections ``spec`` and ``data`` of report.json."""
     names = None if dense.class_names is None else [str(n) for n in dense.class_names]
-    unknown = ("model", "data", "members", "seeds", "probe", "repair", "device", "threads", "training")
+    unknown = (
+        "model", "data", "members", "seeds", "excluded_seeds", "probe", "repair", "device", "threads",
+        "training",
+    )  # fmt: skip
     return {
         "spec": {
             "command": "compare",
             "command_line": f"pie compare DENSE.npz COMPRESSED.npz --design {design} --seed {seed}",
             "design": design,
             "seed": seed,
+            "side_labels": side_labels,
             **dict.fromkeys(unknown),
         },
         "data": {
@@ -75,7 +81,15 @@ def _fingerprint(dense: Predictions, compressed: Predictions) -> str:
     return digest.hexdigest()[:16]
 
 
-def compare(dense: Predictions, compressed: Predictions, *, design: str, seed: int) -> Report:
+def compare(
+    dense: Predictions,
+    compressed: Predictions,
+    *,
+    design: str,
+    seed: int,
+    side: SideData | None = None,
+    side_labels: str | None = None,
+) -> Report:
     """Compares two populations.
 
     Args:
@@ -83,10 +97,12 @@ def compare(dense: Predictions, compressed: Predictions, *, design: str, seed: i
         compressed: of the same samples.
         design: ``paired`` where model i of one came from model i of the other, else ``independent``.
         seed: of bootstrap and permutations.
+        side: what else is known of the samples.
+        side_labels: digest of the file it is from.
 
     Raises:
-        InputError: if the design is unknown or does not fit, the seed is negative, or there are fewer
-            than two models.
+        InputError: if the design is unknown or does not fit, the seed is negative, or one side alone has a
+            single model.
     """
     chosen = next((d for d in DESIGNS if d == design), None)
     if chosen is None:
@@ -96,7 +112,7 @@ def compare(dense: Predictions, compressed: Predictions, *, design: str, seed: i
     pies = find_pies(dense, compressed, design=chosen, seed=seed)
     labelled = dense.label is not None
     classes = class_deltas(dense, compressed, design=chosen, seed=seed) if labelled else None
-    sections = describe_pair(dense, compressed, design=design, seed=seed)
+    sections = describe_pair(dense, compressed, design=design, seed=seed, side_labels=side_labels)
     result = ConditionResult(
         condition=_CONDITION,
         method=None,
@@ -108,6 +124,8 @@ def compare(dense: Predictions, compressed: Predictions, *, design: str, seed: i
         accuracy=population_accuracy(compressed, seed=seed) if labelled else None,
         pies=pies,
         classes=classes,
+        statistics=condition_statistics(dense, compressed, pies, design=chosen, side=side, seed=seed),
+        predictions=compressed,
         explanation=None,
     )
     return build_report(
@@ -115,7 +133,7 @@ def compare(dense: Predictions, compressed: Predictions, *, design: str, seed: i
         data=sections["data"],
         baselines=None,
         dense=DenseResult(
-            k=dense.k,
+            predictions=dense,
             accuracy=population_accuracy(dense, seed=seed) if labelled else None,
             accuracy_reestimated=None,
             cost=None,

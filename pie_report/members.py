@@ -72,7 +72,7 @@ class DenseMembers(Protocol):
         ...
 
     def describe(self) -> dict[str, Any]:
-        """Entries ``model``, ``seeds`` and ``training`` of section ``spec`` of report.json."""
+        """Entries ``model``, ``seeds``, ``excluded_seeds`` and ``training`` of section ``spec``."""
         ...
 
 

@@ -1,8 +1,9 @@
 """The ordered stages from a spec to a Report."""
 
+import logging
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from rich.progress import Progress
 from analysis.recall import class_deltas, population_accuracy
 from figures.gallery.exhibits import Exhibits
 from pie.identify import PieTable, find_pies
+from pie.side_data import SideData
 from pie_report.assemble import ConditionResult, DenseResult, build_report
 from pie_report.attribution_maps import MapComparison
 from pie_report.baselines import baseline_accuracies
@@ -18,6 +20,7 @@ from pie_report.checkpoints import open_checkpoints
 from pie_report.explanations import explain
 from pie_report.members import Population
 from pie_report.report import Report
+from pie_report.statistics import condition_statistics
 from pie_report.trained import TrainedMembers
 from population.errors import InputError
 from population.executor import run_tasks
@@ -26,11 +29,14 @@ from population.spec import CompressionSpec, MemberSpec, PopulationSpec, ReportS
 from population.store import Store
 from ssl_models.datasets import check_data_name, display_name, load_data
 from ssl_models.presets import preset
+from ssl_models.training import DivergedError
 from ssl_models.zoo import check_model_name, model_spec, split_name, stem_for
 
 #: Of one member. A small network gains little from a second thread; a second member beside it gains
 #: all, and results do not depend on the number of cores.
 _THREADS = 1
+
+_log = logging.getLogger(__name__)
 
 
 def open_members(spec: ReportSpec, *, store: Store, data_dir: Path | None, download: bool) -> Population:
@@ -94,8 +100,13 @@ def _device(name: str) -> str:
 
 
 def finish_members(
-    population: Population, conditions: tuple[CompressionSpec, ...], progress: Progress, *, workers: int
-) -> None:
+    population: Population,
+    conditions: tuple[CompressionSpec, ...],
+    progress: Progress,
+    *,
+    workers: int,
+    exclude_diverged: bool,
+) -> Population:
     """Trains, compresses and asks every member whose predictions are not stored yet.
 
     Args:
@@ -103,23 +114,61 @@ def finish_members(
         conditions: compressions of each.
         progress: shows how many members are done.
         workers: number of processes; members do not depend on it.
+        exclude_diverged: go on without members whose training diverges.
+
+    Returns:
+        The members that did not diverge.
+
+    Raises:
+        InputError: if a member diverges and is not to be left out, or fewer than 2 remain.
     """
     waiting = [i for i in range(population.k) if not population.is_finished(i, conditions)]
     task = progress.add_task("members", total=population.k, completed=population.k - len(waiting))
-    for _ in run_tasks(_finish_member, (population, conditions), waiting, workers=workers):
+    shared = population, conditions, exclude_diverged
+    for _ in run_tasks(_finish_member, shared, waiting, workers=workers):
         progress.advance(task)
+    diverged = [population.seeds[i] for i in waiting if not population.is_finished(i, conditions)]
+    return _without(population, diverged) if diverged else population
 
 
-def _finish_member(shared: tuple[Population, tuple[CompressionSpec, ...]], index: int) -> None:
-    population, conditions = shared
+def _finish_member(shared: tuple[Population, tuple[CompressionSpec, ...], bool], index: int) -> None:
+    population, conditions, exclude_diverged = shared
     with population.fixed_threads():
-        population.dense_predictions(index)
+        try:
+            population.dense_predictions(index)
+        except DivergedError as error:
+            if exclude_diverged:
+                return
+            raise InputError(
+                f"member {index} (seed {population.seeds[index]}) diverged: {error}; --exclude-diverged"
+                " leaves such members out"
+            ) from error
         for condition in conditions:
             population.compressed_predictions(index, condition)
 
 
-def describe(spec: ReportSpec, population: Population, command_line: str) -> dict[str, dict[str, Any]]:
-    """Sections ``spec`` and ``data`` of report.json, known before any work is done."""
+def _without(population: Population, seeds: list[int]) -> Population:
+    """The members that did not diverge."""
+    named = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
+    which = f"{len(seeds)} of {population.k} members diverged ({named})"
+    if population.k - len(seeds) < 2:
+        raise InputError(f"{which}; a population needs at least 2 others")
+    _log.warning("%s and are left out", which)
+    trained = cast("TrainedMembers", population.source)  # no others diverge
+    return replace(population, source=trained.without(seeds))
+
+
+def describe(
+    spec: ReportSpec, population: Population, command_line: str, *, side_labels: str | None = None
+) -> dict[str, dict[str, Any]]:
+    """Sections ``spec`` and ``data`` of report.json, known before any work is done.
+
+    Args:
+        spec: what to report.
+        population: from ``open_members``.
+        command_line: the command that gives this report.
+        side_labels: digest of the file of side data.
+    """
     named, member, data = spec.population, population.member, population.data
     return {
         "spec": {
@@ -132,6 +181,7 @@ def describe(spec: ReportSpec, population: Population, command_line: str) -> dic
             "probe": spec.probe,
             "repair": spec.repair,
             "design": "paired",
+            "side_labels": side_labels,
             "device": member.device,
             "threads": member.threads,
         },
@@ -152,6 +202,7 @@ def run(
     sections: dict[str, dict[str, Any]],
     progress: Progress,
     *,
+    side: SideData | None = None,
     workers: int = 1,
 ) -> Report:
     """Trains, compresses, compares and explains; every stage that is stored is skipped.
@@ -161,19 +212,26 @@ def run(
         population: from ``open_population``.
         sections: from ``describe``.
         progress: shows how far it is.
+        side: what else is known of the test images.
         workers: number of processes that train and compress members; results do not depend on it.
     """
-    finish_members(population, (*_identity(spec), *spec.conditions), progress, workers=workers)
+    population = finish_members(
+        population,
+        (*_identity(spec), *spec.conditions),
+        progress,
+        workers=workers,
+        exclude_diverged=spec.population.exclude_diverged,
+    )
     with population.fixed_threads():
         dense = population.dense_population()
         task = progress.add_task("comparing", total=len(spec.conditions))
         results, maps = [], {}
         for condition in spec.conditions:
-            result, maps[condition.title] = _compare(population, condition, dense)
+            result, maps[condition.title] = _compare(population, condition, dense, side)
             results.append(result)
             progress.advance(task)
         return build_report(
-            spec=sections["spec"],
+            spec={**sections["spec"], **population.source.describe()},
             data=sections["data"],
             baselines=baseline_accuracies(population) if population.source.has_head else None,
             dense=_dense_result(spec, population, dense),
@@ -190,7 +248,7 @@ def _dense_result(spec: ReportSpec, population: Population, dense: Predictions) 
         reestimated = population_accuracy(population.compressed_population(identity), seed=seed)
     costs = population.mean_costs(spec.conditions[0])["before"]
     return DenseResult(
-        k=population.k,
+        predictions=dense,
         accuracy=population_accuracy(dense, seed=seed),
         accuracy_reestimated=reestimated,
         cost={name: round(value) for name, value in costs.items()},
@@ -203,7 +261,7 @@ def _identity(spec: ReportSpec) -> tuple[CompressionSpec, ...]:
 
 
 def _compare(
-    population: Population, condition: CompressionSpec, dense: Predictions
+    population: Population, condition: CompressionSpec, dense: Predictions, side: SideData | None
 ) -> tuple[ConditionResult, MapComparison]:
     seed = population.member.seed
     compressed = population.compressed_population(condition)
@@ -226,6 +284,8 @@ def _compare(
         accuracy=population_accuracy(compressed, seed=seed),
         pies=pies,
         classes=class_deltas(dense, compressed, design="paired", seed=seed),
+        statistics=condition_statistics(dense, compressed, pies, design="paired", side=side, seed=seed),
+        predictions=compressed,
         explanation=explanation,
     )
     return result, explanation.maps

@@ -1,6 +1,7 @@
 """A report as data: the document report.json, its tables, and what the gallery shows."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,15 +11,18 @@ import pandas as pd
 
 from figures.gallery.exhibits import Exhibits
 from population.errors import InputError
+from population.predictions import Predictions
 
 SCHEMA = 1
 _TEXT_COLUMNS = frozenset(
     {
-        "comparison", "condition", "design", "group", "images", "kind", "label", "layer",
-        "layer_compressed", "layer_dense", "maps", "measure", "method", "modal_compressed", "modal_dense",
-        "name", "pair", "repair", "sample_id", "scored_on", "target", "votes_compressed", "votes_dense",
+        "comparison", "condition", "design", "first", "flag", "group", "grouping", "images", "kind",
+        "label", "layer", "layer_compressed", "layer_dense", "maps", "measure", "method",
+        "modal_compressed", "modal_dense", "name", "pair", "rate", "repair", "sample_id", "score",
+        "scored_on", "second", "target", "votes_compressed", "votes_dense",
     }
 )  # fmt: skip
+_WHOLE = re.compile(r"(-?\d+)?")
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,18 +33,24 @@ class Report:
         document: content of report.json.
         tables: tables by name.
         exhibits: images and maps for the gallery, or None where there are no images.
+        predictions: what the networks say: ``dense``, and every condition by its name.
     """
 
     document: Mapping[str, Any]
     tables: Mapping[str, pd.DataFrame]
     exhibits: Exhibits | None
+    predictions: Mapping[str, Predictions]
 
     def save(self, folder: Path) -> None:
-        """Writes report.json, tables/NAME.csv and exhibits.npz into a folder."""
+        """Writes report.json, tables/NAME.csv, predictions/*.npz and exhibits.npz into a folder."""
         tables = folder / "tables"
         tables.mkdir(parents=True, exist_ok=True)
         for name, table in self.tables.items():
             table.to_csv(tables / f"{name}.csv", index=False, lineterminator="\n")
+        files = _prediction_files(folder, self.document)
+        (folder / "predictions").mkdir(exist_ok=True)
+        for name, predictions in self.predictions.items():
+            predictions.save(files[name])
         if self.exhibits is not None:
             self.exhibits.save(folder / "exhibits.npz")
         text = json.dumps(self.document, indent=1, allow_nan=False, ensure_ascii=False)
@@ -63,7 +73,15 @@ class Report:
         if missing:
             raise InputError(f"{folder} lacks tables/{min(missing)}.csv")
         exhibits = folder / "exhibits.npz"
-        return cls(document, tables, Exhibits.load(exhibits) if exhibits.exists() else None)
+        predictions = {n: Predictions.load(p) for n, p in _prediction_files(folder, document).items()}
+        return cls(document, tables, Exhibits.load(exhibits) if exhibits.exists() else None, predictions)
+
+
+def _prediction_files(folder: Path, document: Mapping[str, Any]) -> dict[str, Path]:
+    """Path of every population's predictions; conditions are numbered, as their names may hold anything."""
+    names = [c["condition"] for c in document["compressed"]]
+    numbered = {name: f"condition-{i}" for i, name in enumerate(names, start=1)}
+    return {n: folder / "predictions" / f"{f}.npz" for n, f in {"dense": "dense", **numbered}.items()}
 
 
 def load_document(folder: Path) -> dict[str, Any]:
@@ -96,4 +114,7 @@ def _typed(column: "pd.Series[str]") -> "pd.Series[Any]":
         return column
     if set(column) <= {"True", "False"}:
         return column == "True"
+    # Whole numbers stay whole, so that a table that is saved again has the same bytes.
+    if all(map(_WHOLE.fullmatch, column)):
+        return column.map(lambda cell: int(cell) if cell else None).astype("Int64")
     return column.map(lambda cell: float(cell) if cell else None).astype("Float64")

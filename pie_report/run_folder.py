@@ -1,20 +1,30 @@
 """The folder that a report ends in: checked before the work, replaced whole after it."""
 
+import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 from figures.gallery.build import build_gallery
 from figures.gallery.exhibits import Exhibits
 from figures.thesis import FIGURES, draw_figures
 from pie_report.html.render import render_page
 from pie_report.report import Report, load_document
-from population.errors import InputError
+from population.errors import InputError, disk_is_full
+from population.signals import stops_held
 
 #: The report first: a folder that has it is known as a run, should the rest be cut off.
-_OWN_NAMES = ("report.json", "tables", "exhibits.npz", "figures", "gallery", "index.html")
+_OWN_NAMES = ("report.json", "tables", "predictions", "exhibits.npz", "figures", "gallery", "index.html")
 #: Begins the name of the folder in which a run is made; one that is left was cut off.
 _WORKSHOP = ".pie-"
+#: One process at a time writes a run. Named like a workshop, as it is also left by what was killed.
+_LOCK = f"{_WORKSHOP}lock"
+#: Fields of ``spec`` that only the work settles.
+_SETTLED_LATER = ("seeds", "excluded_seeds")
 
 
 def check_output(out: Path) -> None:
@@ -48,15 +58,22 @@ def check_same_spec(out: Path, document: dict[str, Any], *, force: bool) -> None
     if force or not (out / "report.json").exists():
         return
     before = load_document(out)
-    if any(before.get(part) != document[part] for part in ("spec", "data")):
+    if _asked(before) != _asked(document):
         command = before.get("spec", {}).get("command_line", "another command")
         raise InputError(
             f"{out} holds the report of {command!r}; choose another --out, or --force to replace it"
         )
 
 
+def _asked(document: dict[str, Any]) -> list[Any]:
+    spec = {name: value for name, value in document["spec"].items() if name not in _SETTLED_LATER}
+    return [spec, document["data"]]
+
+
 def write_run(report: Report, out: Path) -> Path:
     """Writes and renders a report, then puts it in place of the one that was there.
+
+    A failure or an interruption leaves the folder as it was. What killed processes left in it is removed.
 
     Args:
         report: what was found.
@@ -64,16 +81,42 @@ def write_run(report: Report, out: Path) -> Path:
 
     Returns:
         The path of index.html.
+
+    Raises:
+        InputError: if the disk of the folder is full.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    # Inside the folder, which may be the only one on its disk, or the only one that may be written.
-    with tempfile.TemporaryDirectory(dir=out, prefix=_WORKSHOP) as workshop:
-        fresh = Path(workshop) / "new"
-        report.save(fresh)
-        render_run(fresh)
-        for name in _OWN_NAMES:
-            _replace(fresh / name, out / name, Path(workshop) / f"old-{name}")
+    with _held(out):
+        for left in out.glob(f"{_WORKSHOP}*/"):
+            shutil.rmtree(left, ignore_errors=True)  # another process may be just removing it
+        # Inside the folder, which may be the only one on its disk, or the only one that may be written.
+        with tempfile.TemporaryDirectory(dir=out, prefix=_WORKSHOP) as workshop:
+            fresh = Path(workshop) / "new"
+            report.save(fresh)
+            render_run(fresh)
+            with stops_held():
+                for name in _OWN_NAMES:
+                    _replace(fresh / name, out / name, Path(workshop) / f"old-{name}")
     return out / "index.html"
+
+
+@contextmanager
+def _held(out: Path) -> Iterator[None]:
+    """The folder, for this process alone; it is removed again if it was made here and nothing came of it."""
+    made = [folder for folder in (out, *out.parents) if not folder.exists()]
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with FileLock(out / _LOCK):
+            try:
+                yield
+            finally:
+                (out / _LOCK).unlink()
+    except BaseException as error:
+        with suppress(OSError):  # another process may be at work in it
+            for folder in made:
+                folder.rmdir()
+        if disk_is_full(error):
+            raise InputError(f"cannot write {out}: its disk is full; make room and run again") from error
+        raise
 
 
 def _replace(fresh: Path, place: Path, old: Path) -> None:

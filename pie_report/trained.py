@@ -4,18 +4,23 @@ import json
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from population.spec import MemberSpec, key
+from population.spec import MemberSpec, RemainingSpec, key
 from population.store import Store
 from ssl_models.backbones import Classifier, compared_layers
 from ssl_models.datasets import ImageData
+from ssl_models.objectives import OBJECTIVES
 from ssl_models.probe import fit_probe
+from ssl_models.training import DivergedError, train
 from ssl_models.zoo import build_model
+
+#: What a member whose training diverged has in the store, in place of weights.
+_DIVERGED = "diverged.json"
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,16 +28,23 @@ class TrainedMembers:
     """K members that differ only in seed; the ``DenseMembers`` of most populations.
 
     Attributes:
-        common: spec of the member with the first seed.
-        k: number of members.
+        first: spec of the member with the first seed.
+        k: number of members before any is left out.
         data: images and labels.
         store: where trained weights are kept.
+        excluded: seeds of the members that are left out.
     """
 
-    common: MemberSpec
+    first: MemberSpec
     k: int
     data: ImageData
     store: Store
+    excluded: tuple[int, ...] = ()
+
+    @property
+    def common(self) -> MemberSpec:
+        """The first spec, and what is left out."""
+        return RemainingSpec(**vars(self.first), excluded=self.excluded) if self.excluded else self.first
 
     @property
     def memory_format(self) -> torch.memory_format:
@@ -47,11 +59,16 @@ class TrainedMembers:
     @property
     def seeds(self) -> list[int]:
         """Seed of each member."""
-        return [self.common.seed + i for i in range(self.k)]
+        seeds = range(self.first.seed, self.first.seed + self.k)
+        return [seed for seed in seeds if seed not in self.excluded]
+
+    def without(self, seeds: list[int]) -> Self:
+        """The others alone."""
+        return replace(self, excluded=(*self.excluded, *seeds))
 
     def spec(self, index: int) -> MemberSpec:
         """Spec of member ``index``."""
-        return replace(self.common, seed=self.seeds[index])
+        return replace(self.first, seed=self.seeds[index])
 
     @cached_property
     def _channel_statistics(self) -> tuple[list[float], list[float]]:
@@ -59,7 +76,7 @@ class TrainedMembers:
 
     def untrained(self, index: int) -> Classifier:
         """The network of a member before training."""
-        model, (mean, std) = self.common.model, self._channel_statistics
+        model, (mean, std) = self.first.model, self._channel_statistics
         network = build_model(
             f"{model.objective}_{model.architecture}",
             num_classes=model.num_classes,
@@ -70,23 +87,31 @@ class TrainedMembers:
             mean=mean,
             std=std,
         )
-        return network.to(self.common.device).to(memory_format=self.memory_format)
+        return network.to(self.first.device).to(memory_format=self.memory_format)
 
     def network(self, index: int) -> Classifier:
-        """The trained member, from the store or trained now."""
+        """The trained member, from the store or trained now.
+
+        Raises:
+            DivergedError: if its training diverges, or did so before.
+        """
         network = self.untrained(index)
         entry = self.store.once("members", key(self.spec(index)), lambda folder: self._train(index, folder))
+        if (entry / _DIVERGED).exists():
+            raise DivergedError(json.loads((entry / _DIVERGED).read_text())["reason"])
         network.load_state_dict(load_file(entry / "model.safetensors"))
         return network
 
     def _train(self, index: int, folder: Path) -> None:
-        from ssl_models.objectives import OBJECTIVES
-        from ssl_models.training import train
-
         spec, network, split = self.spec(index), self.untrained(index), self.data.train
         images = torch.from_numpy(split.images).to(spec.device)
         labels = torch.from_numpy(split.samples.label).to(spec.device)
-        losses = train(network, spec.model.objective, images, labels, spec=spec.training, seed=spec.seed)
+        try:
+            losses = train(network, spec.model.objective, images, labels, spec=spec.training, seed=spec.seed)
+        except DivergedError as error:
+            outcome = {"spec": asdict(spec), "reason": str(error)}
+            (folder / _DIVERGED).write_text(json.dumps(outcome, indent=1))
+            return
         if not OBJECTIVES[spec.model.objective].trains_head:
             fit_probe(network, images, split.samples.label)
         state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
@@ -96,14 +121,15 @@ class TrainedMembers:
     def layers(self, example: Tensor) -> dict[str, str]:
         """The layers of the encoder that its architecture lists."""
         del example  # the list is known without a run
-        return {name: f"encoder.{name}" for name in compared_layers(self.common.model.architecture)}
+        return {name: f"encoder.{name}" for name in compared_layers(self.first.model.architecture)}
 
     def describe(self) -> dict[str, Any]:
         """What the members are and how they were trained."""
-        model, training = self.common.model, self.common.training
+        model, training = self.first.model, self.first.training
         return {
             "model": f"{model.objective}_{model.architecture}",
             "seeds": self.seeds,
+            "excluded_seeds": list(self.excluded),
             "training": {
                 "objective": model.objective,
                 "architecture": model.architecture,

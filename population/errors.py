@@ -1,6 +1,8 @@
 """Errors that the user can mend."""
 
 import difflib
+import errno
+import os
 from collections.abc import Iterable
 
 
@@ -26,3 +28,11 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:
     nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f" (did you mean {nearest[0]!r}?)" if nearest else ""
     return InputError(f"unknown {kind} {name!r}{hint}; allowed: {', '.join(names)}")
+
+
+def disk_is_full(error: BaseException) -> bool:
+    """Whether an error says that a disk is full, or a user's share of it.
+
+    Told by the system's words, which libraries put into errors of their own without its number.
+    """
+    return any(os.strerror(code) in str(error) for code in (errno.ENOSPC, errno.EDQUOT))

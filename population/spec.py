@@ -148,6 +148,17 @@ class MemberSpec:
 
 
 @dataclass(frozen=True)
+class RemainingSpec(MemberSpec):
+    """The first member, for the keys of what is computed of a population that others were left out of.
+
+    Attributes:
+        excluded: seeds of the members that were left out.
+    """
+
+    excluded: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class LoadedSpec:
     """All that members depend on whose weights were read from files; its canonical form makes their keys.
 
@@ -186,6 +197,8 @@ class PopulationSpec:
         epochs: passes over the training images (default: the data set's preset).
         seed: of the first member; member i has this seed + i. All must be in [0, 2^32).
         device: auto (a GPU where there is one), cpu or cuda.
+        exclude_diverged: leave out members whose training diverges (default: stop and name the first); at
+            least 2 have to remain.
 
     Raises:
         InputError: if a value is out of range.
@@ -199,6 +212,7 @@ class PopulationSpec:
     epochs: int | None = None
     seed: int = 0
     device: str = "auto"
+    exclude_diverged: bool = False
 
     def __post_init__(self) -> None:
         if self.stem not in (None, *STEMS):
@@ -308,6 +322,10 @@ class ReportSpec:
         if named.epochs is not None:
             raise InputError(
                 "--epochs is for networks that are trained here; it does not go with --checkpoints"
+            )
+        if named.exclude_diverged:
+            raise InputError(
+                "--exclude-diverged is for networks that are trained here; it does not go with --checkpoints"
             )
 
     @property

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from population.errors import InputError
+from population.errors import InputError, disk_is_full
 
 _MANIFEST = "manifest.json"
 _log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ class Store:
             The folder, to be read only.
 
         Raises:
-            InputError: if the store cannot be written.
+            InputError: if the store cannot be written, or its disk is full.
         """
         entry = self.root / kind / key
         partial = self.root / kind / f".{key}.partial"
@@ -51,6 +51,8 @@ class Store:
             lock = FileLock(entry.parent / f".{key}.lock")
             lock.acquire()
         except OSError as error:
+            if disk_is_full(error):
+                raise self._full() from error
             raise InputError(f"cannot write the store {self.root}: {error.strerror}") from error
         try:
             if entry.exists():
@@ -61,17 +63,26 @@ class Store:
                 shutil.rmtree(entry)
             if partial.exists():  # left by a run that was killed
                 shutil.rmtree(partial)
-            partial.mkdir()
             try:
+                partial.mkdir()
                 produce(partial)
                 _write_manifest(partial)
+                partial.rename(entry)
             except BaseException:
-                shutil.rmtree(partial)
+                shutil.rmtree(partial, ignore_errors=True)
                 raise
-            partial.rename(entry)
+        except Exception as error:
+            if isinstance(error, InputError) or not disk_is_full(error):
+                raise
+            raise self._full() from error
         finally:
             lock.release()
         return entry
+
+    def _full(self) -> InputError:
+        return InputError(
+            f"the disk of the store {self.root} is full; make room, and the same command goes on from here"
+        )
 
     def has(self, kind: str, key: str) -> bool:
         """Whether there is an entry, which may be damaged."""

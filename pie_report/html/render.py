@@ -16,6 +16,7 @@ from pie_report.html.words import FILTERS
 TEMPLATES = Path(__file__).parent / "templates"
 STRIP_LENGTH = 12
 CLASS_ROWS = 30
+SHOWN_SIZES = 5
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class ConditionView:
         classes: the class rows that are shown, those that lose most first.
         classes_left_out: number of class rows that only the CSV has.
         worst: the class row with the largest loss of recall; None where no class loses any.
+        rarefaction: the rows of some numbers of networks, fewest first.
         lowest_cka: the layer that changed most; None without CKA.
         layers: per layer its name, and its rows of the similarity by measure and set of images.
         maps: per method and measure of maps its means by group of images, and its test or None.
@@ -59,6 +61,7 @@ class ConditionView:
     classes: list[Mapping[str, Any]]
     classes_left_out: int
     worst: Mapping[str, Any] | None
+    rarefaction: list[Mapping[str, Any]]
     lowest_cka: Mapping[str, Any] | None
     layers: list[Mapping[str, Any]]
     maps: list[Mapping[str, Any]]
@@ -134,6 +137,7 @@ def _view(report: Mapping[str, Any], number: int, entries: pd.DataFrame, has_gal
         classes=classes[:CLASS_ROWS],
         classes_left_out=len(classes[CLASS_ROWS:]),
         worst=losers[0] if losers else None,
+        rarefaction=_some(report["statistics"]["rarefaction"] or []),
         lowest_cka=min(report["cka"], key=lambda row: row["value"]) if report["cka"] else None,
         layers=_layers(report["similarity"]),
         maps=maps,
@@ -141,6 +145,13 @@ def _view(report: Mapping[str, Any], number: int, entries: pd.DataFrame, has_gal
         strip_kind=kind,
         strip=_strip(entries, report["condition"], kind) if has_gallery else [],
     )
+
+
+def _some(rows: list[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Up to ``SHOWN_SIZES`` rows, evenly spread, the first and the last among them."""
+    last = len(rows) - 1
+    places = {round(i * last / (SHOWN_SIZES - 1)) for i in range(SHOWN_SIZES)} if rows else set()
+    return [rows[i] for i in sorted(places)]
 
 
 def _layers(similarity: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:

@@ -6,7 +6,7 @@ SMALLEST_P = 0.001
 
 def percent(fraction: float) -> str:
     """Writes a fraction as a percentage with one decimal: 0.1234 -> ``12.3%``."""
-    return f"{100 * fraction:.1f}%"
+    return f"{100 * fraction:.1f}%".replace("-", MINUS)
 
 
 def share(fraction: float) -> str:

@@ -12,7 +12,7 @@ from PIL import Image
 from figures import FIGURES, draw_figures
 from figures.style import TEXT_WIDTH
 
-ALL = ["accuracy-cost", "class-change", "pies", "cka", "cka-map", "attribution-maps"]
+ALL = ["accuracy-cost", "class-change", "pies", "overlap", "cka", "cka-map", "attribution-maps"]
 
 
 def run_tables(
@@ -84,6 +84,12 @@ def run_tables(
         "cka": pd.DataFrame(cka),
         "cka_map": pd.DataFrame(cka_map),
         "map_pictures": pd.DataFrame(pixels),
+        "intersections": pd.DataFrame(
+            [
+                {**{c: i == j for j, c in enumerate(conditions)}, "count": 9 - i}
+                for i in range(len(conditions))
+            ]
+        ),
     }
 
 
@@ -120,7 +126,7 @@ def test_equal_tables_give_equal_bytes_in_this_and_any_other_process(
     code = (
         "import sys, pandas; from pathlib import Path; from figures import draw_figures;"
         "p = Path(sys.argv[1]);"
-        "names = ('summary', 'classes', 'cka', 'cka_map', 'map_pictures');"
+        "names = ('summary', 'classes', 'intersections', 'cka', 'cka_map', 'map_pictures');"
         "tables = {n: pandas.read_csv(p / f'{n}.csv', dtype={'sample_id': str}) for n in names};"
         "draw_figures(tables, p / 'c')"
     )
@@ -163,6 +169,7 @@ def test_the_csv_holds_what_is_plotted(drawn: Path) -> None:
     assert list(cost["condition"]) == ["dense", "merge 0.5", "prune 0.9"]
     cka = pd.read_csv(drawn / "cka.csv")
     assert list(cka["layer"]) == ["z", "y", "a"] * 2
+    assert (drawn / "overlap.csv").read_text() == "merge 0.5,prune 0.9,images\nTrue,False,9\nFalse,True,8\n"
 
 
 def test_classes_have_one_order_in_all_panels_by_mean_loss(tmp_path: Path) -> None:
@@ -177,7 +184,7 @@ def test_classes_have_one_order_in_all_panels_by_mean_loss(tmp_path: Path) -> No
 
 def test_predictions_made_elsewhere_have_no_cost_and_perhaps_no_labels(tmp_path: Path) -> None:
     tables = run_tables(conditions=("compressed x",))
-    del tables["cka"], tables["cka_map"], tables["map_pictures"]
+    del tables["cka"], tables["cka_map"], tables["map_pictures"], tables["intersections"]
     summary = tables["summary"].astype(object)
     summary["params_kept"] = None
     summary.loc[:, ["accuracy", "accuracy_low", "accuracy_high", "forgotten", "gained", "still_wrong"]] = ""
@@ -192,6 +199,7 @@ def test_a_table_that_is_absent_or_lacks_a_column_draws_nothing(tmp_path: Path) 
     tables = run_tables()
     tables["cka"] = tables["cka"].drop(columns="reference")
     tables["cka_map"] = tables["cka_map"].drop(columns="value")
+    tables["intersections"] = tables["intersections"].head(0)  # no PIE anywhere
     del tables["classes"], tables["map_pictures"]
     assert draw_figures(tables, tmp_path) == ["accuracy-cost", "pies"]
     assert draw_figures({}, tmp_path / "none") == []

@@ -4,7 +4,8 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import combinations, count
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from playwright.sync_api import Browser, sync_playwright
 
 from figures.gallery import Exhibits
+from population.predictions import Predictions
 
 CHROMIUM = Path("/usr/bin/chromium")
 CLASS_NAMES = (
@@ -42,11 +44,12 @@ CONDITIONS = {"merge 0.5": 0.7, "prune 0.9": 0.5, "random 0.5": 0.9}
 
 @dataclass(frozen=True)
 class Synthetic:
-    """A document as in report.json, the tables, and the exhibits."""
+    """A document as in report.json, the tables, the exhibits, and the predictions."""
 
     document: dict[str, Any]
     tables: dict[str, pd.DataFrame]
     exhibits: Exhibits
+    predictions: dict[str, Predictions]
 
 
 @contextmanager
@@ -69,10 +72,12 @@ def make(seed: int = 0) -> Synthetic:
     dense[:, : len(NASTY_IDS)] = label[: len(NASTY_IDS)]  # forgotten in every condition
     sample_id = [*NASTY_IDS, *(f"images/{i:04d}.png" for i in range(N - len(NASTY_IDS)))]
     pies, classes, summary, compressed = [], [], [_summary_row("dense", "dense")], []
+    predictions = {"dense": Predictions(sample_id, dense, label, class_names=CLASS_NAMES)}
     for condition, damage in CONDITIONS.items():
         moved = rng.random((K, N)) < damage * (0.3 + hard + 0.4 * (label == 4))
         after = np.where(moved, rng.integers(0, 10, (K, N)), dense)
         after[:, : len(NASTY_IDS)] = (label[: len(NASTY_IDS)] + 1) % 10
+        predictions[condition] = Predictions(sample_id, after, label, class_names=CLASS_NAMES)
         table = _pie_rows(condition, sample_id, label, dense, after, rng)
         class_rows = _class_rows(condition, label, dense, after, rng)
         found = _pie_numbers(table)
@@ -81,6 +86,7 @@ def make(seed: int = 0) -> Synthetic:
         classes.append(class_rows)
         summary.append(_summary_row(condition, condition.split()[0], accuracy=accuracy, **found))
         compressed.append(_condition(condition, accuracy, found, class_rows, rng))
+        compressed[-1]["statistics"] = _statistics(len(compressed) - 1)
     tables = {
         "summary": pd.DataFrame(summary),
         "classes": pd.concat(classes, ignore_index=True),
@@ -91,8 +97,9 @@ def make(seed: int = 0) -> Synthetic:
     )
     tables["attribution"] = _attribution_rows(tables["pies"])
     tables |= _explanation_tables(compressed, tables["pies"])
+    tables |= _statistics_tables(compressed)
     document = _document(float((dense == label).mean()), label, dense, compressed)
-    return Synthetic(document, tables, _exhibits(tables["pies"], rng))
+    return Synthetic(document, tables, _exhibits(tables["pies"], rng), predictions)
 
 
 def compare_without_labels() -> Synthetic:
@@ -108,10 +115,16 @@ def compare_without_labels() -> Synthetic:
         .query("condition == 'merge 0.5'")
         .assign(condition="compressed", label="", kind="")
     )
-    pies[["margin_dense", "margin_compressed"]] = np.nan
     first = full.document["compressed"][0]
     labelled = [name for name in first["pies"] if name.startswith("accuracy_")]
     found = first["pies"] | dict.fromkeys([*labelled, "forgotten", "gained", "still_wrong"])
+    statistics = first["statistics"] | dict.fromkeys(
+        ("flips", "divergence", "class_errors", "intensification", "calibration", "flags")
+    )
+    statistics["exemplars"] |= dict.fromkeys(("modal_right", "taxicab_right"))
+    statistics["difficulty"]["scores"] = [
+        row for row in statistics["difficulty"]["scores"] if row["score"] in ("mean_margin", "vote_entropy")
+    ]
     nothing = dict.fromkeys(["method", "amount", "repair", "calibration_images", "cost", "accuracy", "cka"])
     document = {
         "schema": 1,
@@ -132,9 +145,23 @@ def compare_without_labels() -> Synthetic:
             | {"condition": "compressed", "design": "independent", "attribution": None, "classes": None}
             | dict.fromkeys(["matching", "similarity", "maps"])
             | {"pies": found | {"excess": found["count"] - found["expected_null"]}}
+            | {"statistics": statistics}
         ],
+        "overlap": None,
     }
-    return Synthetic(document, {"summary": summary, "pies": pies}, full.exhibits)
+    tables = {"summary": summary, "pies": pies}
+    tables |= {
+        name: pd.DataFrame(rows).assign(condition="compressed")
+        for name, rows in (
+            ("rarefaction", statistics["rarefaction"]),
+            ("difficulty", statistics["difficulty"]["scores"]),
+        )
+    }
+    predictions = {
+        "dense": replace(full.predictions["dense"], label=None),
+        "compressed": replace(full.predictions["merge 0.5"], label=None),
+    }
+    return Synthetic(document, tables, full.exhibits, predictions)
 
 
 def _votes(column: np.ndarray) -> dict[str, int]:
@@ -319,6 +346,113 @@ def _condition(condition, accuracy, found, class_rows, rng) -> dict[str, Any]:
     }
 
 
+_SCORES = ("mean_margin", "vote_agreement", "vote_entropy", "ensemble_entropy", "el2n", "human <b>votes</b>")
+
+
+def _statistics(number: int) -> dict[str, Any]:
+    """Statistics of one condition; every value is another one, as in ``_similarity``."""
+    values = (0.01 + 0.0013 * i for i in count(200 * number))
+
+    def some(*names: str, times: float = 1) -> dict[str, float]:
+        return {name: times * next(values) for name in names}
+
+    interval = ("value", "low", "high")
+    against_margin = ("auc_known", "auc_both", "gain", "gain_low", "gain_high")
+    scores = [
+        {"score": score, "n": N - 10 * number - i, "pies": 30 + i}
+        | some("auc", "low", "high")
+        | (some(*against_margin) if i else dict.fromkeys(against_margin))
+        for i, score in enumerate(_SCORES)
+    ]
+    estimate = ("value", "corrected", "low", "high")
+    return {
+        "flips": {
+            kind: some("mean", "low", "high", "reference")
+            for kind in ("total", "right_to_wrong", "wrong_to_right", "wrong_to_wrong")
+        },
+        "exemplars": {"share": 0.01, "cut": 14.0, "tied": 2, "taxicab": 4, "both": 3}
+        | {"modal_right": 29, "taxicab_right": 1},
+        "divergence": some("mean", "p_value"),
+        "models": {"share": 0.021, "k": 40 + number, "k_low": 30 + number, "k_high": 60 + number},
+        "class_errors": {
+            "cev": some(*estimate, times=1000), "sde": some(*estimate, times=100), "left_out": number,
+        },
+        "intensification": {
+            "slope": some(*estimate, times=-1), "ratio": some(*estimate), "naive_slope": next(values),
+        },
+        "difficulty": {"n": 280, "pies": 31, "known_score": "mean_margin"}
+        | {name: some(*interval) for name in ("known", "joint", "gain")}
+        | {"scores": scores},
+        "rarefaction": [
+            {"k": k}
+            | some("count", "low", "high", "seed_noise", "seed_noise_low", "seed_noise_high", times=300)
+            for k in range(1, K + 1)
+        ],
+        "calibration": [
+            {"grouping": "all", "measure": measure, "group": "all", "n": N, "few": False}
+            | some("dense", "compressed", "change", "change_low", "change_high")
+            for measure in ("confidence", "overconfidence", "calibration_error")
+        ],
+        "flags": [
+            {"flag": "label <i>error</i>", "n": 290, "flagged": 70 + number, "flagged_pies": 20 + number}
+            | some("rate_flagged", "rate_rest")
+            | some("odds_ratio", "low", "high", times=10)
+            | some("p_value"),
+            {"flag": "nobody_has_it", "n": 300, "flagged": 0, "flagged_pies": 0, "rate_flagged": None}
+            | some("rate_rest")
+            | {"odds_ratio": None, "low": 0.0, "high": None, "p_value": 1.0},
+        ],
+    }  # fmt: skip
+
+
+def _overlap() -> list[dict[str, Any]]:
+    rows = []
+    for i, (first, second) in enumerate(combinations(CONDITIONS, 2)):
+        sizes = {"size_first": 101 + i, "size_second": 111 + i, "common": 71 + i}
+        shares = {"jaccard": 0.31 + 0.01 * i, "kappa": 0.21 + 0.01 * i, "expected": 41.25 + i}
+        tests = {"p_value": 0.011 + 0.001 * i, "p_adjusted": 0.021 + 0.001 * i}
+        margin = {"p_given_margin": 0.031 + 0.001 * i, "p_given_margin_adjusted": 0.041 + 0.001 * i}
+        rows.append(
+            {"first": first, "second": second, **sizes, **shares, **tests, **margin}
+            | {"expected_given_margin": 51.25 + i}
+        )
+    return rows
+
+
+def _statistics_tables(compressed: list[dict[str, Any]]) -> dict[str, pd.DataFrame]:
+    parts = {c["condition"]: c["statistics"] for c in compressed}
+    rows = {
+        "rarefaction": {title: part["rarefaction"] for title, part in parts.items()},
+        "calibration": {title: part["calibration"] for title, part in parts.items()},
+        "flags": {title: part["flags"] for title, part in parts.items()},
+        "difficulty": {title: part["difficulty"]["scores"] for title, part in parts.items()},
+        "class_rates": {title: _class_rates() for title in parts},
+    }
+    tables = {
+        name: pd.DataFrame([{"condition": title, **row} for title, part in found.items() for row in part])
+        for name, found in rows.items()
+    }
+    members = {title: [i != place for place in range(3)] for i, title in enumerate(parts)}
+    return tables | {
+        "overlap": pd.DataFrame(_overlap()),
+        "intersections": pd.DataFrame(members | {"count": [33, 22, 11]}),
+    }
+
+
+def _class_rates() -> list[dict[str, Any]]:
+    numbers = (
+        *("dense", "compressed", "change", "change_low", "change_high", "change_percent"),
+        *("change_percent_low", "change_percent_high", "change_relative", "p_value", "p_adjusted"),
+        *("p_max_t", "p_floor", "p_welch", "p_welch_adjusted"),
+    )
+    return [
+        {"grouping": "class", "group": name, "share": 0.1, "rate": rate, "n": 30, "few": False}
+        | dict.fromkeys(numbers, 0.25)
+        for rate in ("tpr", "fpr", "fnr")
+        for name in CLASS_NAMES
+    ]
+
+
 def _similarity(layers: list[str]) -> dict[str, Any]:
     """Every value is another one, so that a page that shows the wrong one is found out."""
     rows = []
@@ -429,9 +563,11 @@ def _document(accuracy, label, dense, compressed) -> dict[str, Any]:
             "members": K,
             "seed": 0,
             "seeds": list(range(K)),
+            "excluded_seeds": [],
             "probe": "frozen",
             "repair": "bn",
             "design": "paired",
+            "side_labels": "89abcdef01234567",
             "device": "cpu",
             "threads": 1,
             "training": {
@@ -468,6 +604,7 @@ def _document(accuracy, label, dense, compressed) -> dict[str, Any]:
             "cost": {"params": 700_122, "macs": 34_500_000, "bytes": 2_812_040},
         },
         "compressed": compressed,
+        "overlap": _overlap(),
     }
 
 

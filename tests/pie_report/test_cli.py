@@ -1,5 +1,6 @@
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -199,7 +200,7 @@ def test_a_store_that_cannot_be_written(complaint: Complaint, elsewhere: Path) -
         ("a.npz other.npz --design paired --out o", "different samples"),
         (
             "a.npz one.npz --design independent --out o",
-            "at least 2 models are needed on each side, not 4 and 1",
+            "at least 2 models are needed on each side, or 1 on both, not 4 and 1",
         ),
         ("a.npz three.npz --design paired --out o", "a paired design needs equal K, not 4 and 3"),
     ],
@@ -234,7 +235,7 @@ def test_what_is_no_run_is_not_drawn(complaint: Complaint, elsewhere: Path, comm
 
 @pytest.mark.filterwarnings("ignore:Glyph:UserWarning")
 def test_a_damaged_run_is_not_drawn(complaint: Complaint, report: Any, elsewhere: Path) -> None:
-    Report(report.document, report.tables, report.exhibits).save(elsewhere / "run")
+    Report(report.document, report.tables, report.exhibits, report.predictions).save(elsewhere / "run")
     (elsewhere / "run" / "tables" / "pies.csv").unlink()
     for command in ("gallery", "figures"):
         assert "run lacks tables/pies.csv" in complaint(command, "run")
@@ -260,27 +261,60 @@ def test_debug_shows_where_and_keeps_the_status(capsys: pytest.CaptureFixture[st
     assert "Traceback" in capsys.readouterr().err
 
 
+def fail(flags: object) -> None:
+    raise RuntimeError("two\nlines")
+
+
+def get(number: signal.Signals) -> Callable[[object], None]:
+    """A command that is sent a signal."""
+
+    def command(flags: object) -> None:
+        signal.raise_signal(number)
+
+    return command
+
+
+def make_nothing_of_it(flags: object) -> None:
+    """A command that is interrupted in a library which makes an error of its own of it."""
+    try:
+        signal.raise_signal(signal.SIGINT)
+    except KeyboardInterrupt:
+        raise ImportError("half a module") from None
+
+
 @pytest.mark.parametrize(
-    ("error", "status", "expected"),
+    ("command", "status", "expected"),
     [
-        (KeyboardInterrupt(), 130, "pie: interrupted; the same command goes on from here\n"),
-        (RuntimeError("two\nlines"), 1, "pie: failed: RuntimeError: two lines (--debug shows where)\n"),
+        (get(signal.SIGINT), 130, "pie: interrupted; the same command goes on from here\n"),
+        (get(signal.SIGTERM), 143, "pie: terminated; the same command goes on from here\n"),
+        (make_nothing_of_it, 130, "pie: interrupted; the same command goes on from here\n"),
+        (fail, 1, "pie: failed: RuntimeError: two lines (--debug shows where)\n"),
     ],
 )
 def test_failures_have_a_status_of_their_own(
-    error: BaseException,
+    command: Callable[[object], None],
     status: int,
     expected: str,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def fail(flags: object) -> None:
-        raise error
-
-    monkeypatch.setitem(cli._COMMANDS, "gallery", (cli.Gallery, fail))
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.getsignal(number) for number in numbers]
+    monkeypatch.setitem(cli._COMMANDS, "gallery", (cli.Gallery, command))
     assert cli.main(["gallery", "x"]) == status
     printed = capsys.readouterr()
     assert (printed.out, printed.err) == ("", expected)
+    assert [signal.getsignal(number) for number in numbers] == before
+
+
+def test_a_signal_that_is_ignored_stays_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(cli._COMMANDS, "gallery", (cli.Gallery, get(signal.SIGINT)))
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in the background of a script
+    try:
+        assert cli.main(["gallery", "x"]) == 0
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_the_overview_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
@@ -304,7 +338,7 @@ def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixtu
     if command == "report":
         flags = (
             "model merge prune filters random data data-dir download members probe repair store out force"
-            " seed device json quiet debug width epochs"
+            " seed device json quiet debug width epochs exclude-diverged"
         )
         for flag in flags.split():
             assert f"--{flag}" in printed.out

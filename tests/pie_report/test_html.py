@@ -16,7 +16,7 @@ from figures.gallery import build_gallery, pie_entries
 from pie_report.html import render_page, words
 
 ROOT = Path(__file__).parents[2]
-FIGURES = ["accuracy-cost", "class-change", "pies", "cka", "cka-map", "attribution-maps"]
+FIGURES = ["accuracy-cost", "class-change", "pies", "overlap", "cka", "cka-map", "attribution-maps"]
 SCHEMA = json.loads((ROOT / "pie_report" / "report.schema.json").read_text(encoding="utf-8"))
 
 
@@ -109,6 +109,25 @@ def test_schema_is_a_schema_and_takes_both_kinds_of_report(report, comparison):
         lambda d: d["compressed"][0].pop("maps"),
         lambda d: d["compressed"][0]["similarity"]["layers"][0].update(measure="rsa"),
         lambda d: d["compressed"][0]["maps"]["tests"][0].update(p_adjusted=None),
+        lambda d: d.pop("overlap"),
+        lambda d: d["overlap"][0].update(p_value=1.2),
+        lambda d: d["overlap"][0].pop("expected_given_margin"),
+        lambda d: d["spec"].pop("side_labels"),
+        lambda d: d["spec"].update(side_labels=7),
+        lambda d: d["compressed"][0].pop("statistics"),
+        lambda d: d["compressed"][0]["statistics"].pop("flips"),
+        lambda d: d["compressed"][0]["statistics"].update(class_rates=[]),
+        lambda d: d["compressed"][0]["statistics"].update(exemplars=None),
+        lambda d: d["compressed"][0]["statistics"]["flips"]["total"].update(mean=31),
+        lambda d: d["compressed"][0]["statistics"]["divergence"].update(mean=None),
+        lambda d: d["compressed"][0]["statistics"]["models"].update(k=9.5),
+        lambda d: d["compressed"][0]["statistics"]["class_errors"]["cev"].pop("corrected"),
+        lambda d: d["compressed"][0]["statistics"]["intensification"].update(slope=0.5),
+        lambda d: d["compressed"][0]["statistics"]["difficulty"].update(known_score="el2n"),
+        lambda d: d["compressed"][0]["statistics"]["difficulty"]["scores"][0].update(auc=51.7),
+        lambda d: d["compressed"][0]["statistics"]["rarefaction"][0].update(k=0),
+        lambda d: d["compressed"][0]["statistics"]["calibration"][0].update(measure="brier"),
+        lambda d: d["compressed"][0]["statistics"]["flags"][0].update(odds_ratio="inf"),
     ],
 )
 def test_schema_refuses_a_broken_report(report, damage):
@@ -146,7 +165,9 @@ def test_every_field_and_column_is_documented(report):
     assert '"schema": 1' in text
     for name, table in report.tables.items():
         section = text.split(f"### `tables/{name}.csv`")[1].split("\n###")[0]
-        if name != "classes":  # its columns are the fields of `classes`
+        if name == "intersections":  # its other columns are conditions
+            assert "`count`" in section
+        elif name != "classes":  # its columns are the fields of `classes`
             assert set(table.columns) <= set(re.findall(r"`(\w+)`", section)), name
 
 
@@ -252,6 +273,200 @@ def test_maps_stand_between_ceiling_and_floor_with_their_tests(report):
         assert " ".join(cells) in page.text
 
 
+def interval(row, words_of, *, of="value", low="low", high="high"):
+    return f"{words_of(row[of])} ({words_of(row[low])} to {words_of(row[high])})"
+
+
+def two_decimals(number):
+    return words.decimal(number, 2)
+
+
+def images_range(row, name):
+    low, high = ("low", "high") if name == "count" else (f"{name}_low", f"{name}_high")
+    return f"{words.decimal(row[name])} ({words.decimal(row[low])}–{words.decimal(row[high])})"
+
+
+def test_flips_stand_beside_two_dense_networks(report):
+    page = Page(full_page(report))
+    for condition in report.document["compressed"]:
+        flips = condition["statistics"]["flips"]
+        total = flips["total"]
+        cells = [
+            condition["condition"],
+            f"{words.percent(total['mean'])} ({words.percent_range(total['low'], total['high'])})",
+            words.percent(total["reference"]),
+            *(
+                words.percent(flips[kind]["mean"])
+                for kind in ("right_to_wrong", "wrong_to_right", "wrong_to_wrong")
+            ),
+        ]
+        assert " ".join(cells) in page.text
+
+
+def test_numbers_of_networks_are_thinned_out_and_the_needed_number_is_said(report):
+    report.document["compressed"][1]["statistics"]["models"] |= {"k": None, "k_high": None}
+    report.document["compressed"][2]["statistics"]["models"] = None
+    assert_valid(report.document)
+    page = Page(full_page(report))
+    for condition in report.document["compressed"]:
+        rows = condition["statistics"]["rarefaction"]
+        for row in rows:
+            cells = [condition["condition"], str(row["k"])]
+            cells += [images_range(row, name) for name in ("count", "seed_noise")]
+            assert (" ".join(cells) in page.text) is (row["k"] in (1, 3, 5, 8, 10))
+    said = "for a seed noise of a tenth of its PIEs"
+    assert f"merge 0.5: {said} about 40 networks are needed (at most 60)." in page.text
+    assert f"prune 0.9: {said} more than 100 networks are needed." in page.text
+    assert page.text.count(said) == 2
+
+
+def test_whether_the_weak_get_weaker(report):
+    page = Page(full_page(report))
+    for condition in report.document["compressed"]:
+        found = condition["statistics"]
+        estimates = found["intensification"]["slope"], *(found["class_errors"][n] for n in ("cev", "sde"))
+        cells = [condition["condition"], *(interval(e, two_decimals, of="corrected") for e in estimates)]
+        assert " ".join([*cells, str(found["class_errors"]["left_out"])]) in page.text
+
+
+def test_scores_of_difficulty_stand_beside_the_margin(report):
+    page = Page(full_page(report))
+    for condition in report.document["compressed"]:
+        found = condition["statistics"]["difficulty"]
+        for row in found["scores"]:
+            cells = [
+                condition["condition"],
+                row["score"].replace("_", " "),
+                str(row["n"]),
+                f"{words.percent(row['auc'])} ({words.percent_range(row['low'], row['high'])})",
+            ]
+            if row["score"] == "mean_margin":
+                cells += ["–", "–"]
+            else:
+                gains = words.points_range(row["gain_low"], row["gain_high"])
+                cells += [words.percent(row["auc_known"]), f"{words.points(row['gain'])} ({gains})"]
+            assert " ".join(cells) in page.text
+        assert (
+            f"{condition['condition']}: all scores together reach {words.percent(found['joint']['value'])},"
+            f" the margin alone {words.percent(found['known']['value'])}"
+            f" (gain {words.points_range(found['gain']['low'], found['gain']['high'])} points)." in page.text
+        )
+
+
+def test_marks_of_the_side_data_and_its_digest(report):
+    page = Page(full_page(report))
+    for condition in report.document["compressed"]:
+        row = condition["statistics"]["flags"][0]
+        cells = [
+            condition["condition"],
+            "label <i>error</i>",
+            str(row["flagged"]),
+            f"{row['flagged_pies']} ({words.percent(row['rate_flagged'])})",
+            words.percent(row["rate_rest"]),
+            interval(row, two_decimals, of="odds_ratio"),
+            words.p_value(row["p_value"]),
+        ]
+        assert " ".join(cells) in page.text
+        rest = words.percent(condition["statistics"]["flags"][1]["rate_rest"])
+        assert f"{condition['condition']} nobody has it 0 0 {rest} – (0.00 to any) 1.000" in page.text
+    assert "digest 89abcdef01234567" in page.text
+
+
+def test_overlap_of_conditions_against_chance_with_and_without_the_margin(report):
+    page = Page(full_page(report))
+    for row in report.document["overlap"]:
+        cells = [
+            f"{row['first']}, {row['second']}",
+            str(row["common"]),
+            two_decimals(row["jaccard"]),
+            words.decimal(row["expected"]),
+            words.p_value(row["p_adjusted"]),
+            words.decimal(row["expected_given_margin"]),
+            words.p_value(row["p_given_margin_adjusted"]),
+        ]
+        assert " ".join(cells) in page.text
+    assert "figure-overlap" in page.ids
+
+
+def test_one_condition_overlaps_with_none(report):
+    report.document["compressed"] = report.document["compressed"][:1]
+    report.document["overlap"] = None
+    assert_valid(report.document)
+    page = Page(full_page(report))
+    assert "Do the conditions forget the same images?" not in page.text
+    assert "figure-overlap" not in page.ids
+
+
+def test_calibration_before_and_after(report):
+    page = Page(full_page(report))
+    for condition in report.document["compressed"]:
+        for row in condition["statistics"]["calibration"]:
+            cells = [
+                condition["condition"],
+                row["measure"].replace("_", " "),
+                words.percent(row["dense"]),
+                words.percent(row["compressed"]),
+                f"{words.points(row['change'])}"
+                f" ({words.points_range(row['change_low'], row['change_high'])})",
+            ]
+            assert " ".join(cells) in page.text
+
+
+def make_single(report):
+    """Takes away what one network cannot tell."""
+    needs_seeds = (
+        *("expected_null", "expected_null_low", "expected_null_high", "p_value", "p_floor", "rejected"),
+        *("delta_low", "delta_high", "p_adjusted", "p_welch", "p_welch_adjusted"),
+        *("change_low", "change_high", "corrected", "reference", "ceiling"),
+    )
+
+    def forget(node, names):
+        for value in node.values() if isinstance(node, dict) else node:
+            if isinstance(value, dict | list):
+                forget(value, names)
+        if isinstance(node, dict):
+            node |= {name: None for name in names if name in node and not isinstance(node[name], dict)}
+
+    document = report.document
+    document["dense"]["k"] = 1
+    forget(document["dense"], ("low", "high"))
+    for condition in document["compressed"]:
+        condition["k"] = 1
+        found = condition["statistics"]
+        found |= {"rarefaction": None, "models": None}
+        found["divergence"]["p_value"] = None
+        for name in ("slope", "ratio"):
+            found["intensification"][name] = dict.fromkeys(found["intensification"][name])
+        for part in (found["flips"], found["class_errors"], condition["accuracy"]):
+            forget(part, ("low", "high"))
+        for name in ("pies", "classes", "cka", "attribution", "similarity"):
+            forget(condition[name], needs_seeds)
+        for part in (condition["maps"]["means"], found["flips"], found["class_errors"], found["calibration"]):
+            forget(part, needs_seeds)
+
+
+def test_a_single_network_has_no_references_and_no_intervals_over_networks(report):
+    make_single(report)
+    assert_valid(report.document)
+    page = Page(full_page(report))
+    assert not re.search(r"\b(None|nan|NaN|inf|null|undefined)\b", page.text)
+    assert "Network by network" not in page.text
+    assert "numbers of networks have found" not in page.text
+    for condition in report.document["compressed"]:
+        name, found = condition["condition"], condition["statistics"]
+        values = [two_decimals(found["class_errors"][n]["value"]) for n in ("cev", "sde")]
+        assert f"{name} – {values[0]} {values[1]} {found['class_errors']['left_out']}" in page.text
+        for row in found["calibration"]:
+            numbers = [words.percent(row["dense"]), words.percent(row["compressed"])]
+            cells = [name, row["measure"].replace("_", " "), *numbers, words.points(row["change"])]
+            assert f"{' '.join(cells)} " in page.text
+            assert f"{' '.join(cells)} (" not in page.text
+        row = found["difficulty"]["scores"][1]
+        assert f"{words.percent(row['auc'])} ({words.percent_range(row['low'], row['high'])})" in page.text
+    assert "Flips among them" in page.text
+    assert "forget the same images" in page.text
+
+
 @pytest.mark.parametrize(
     ("p", "difference", "ceiling", "said"),
     [
@@ -347,11 +562,14 @@ def test_strip_shows_the_forgotten_with_the_largest_change_and_opens_them(report
 def test_hostile_names_stay_text(report):
     for condition in report.document["compressed"]:
         condition["condition"] += "<b>"
-    for table in report.tables.values():
+    for row in report.document["overlap"]:
+        row |= {"first": row["first"] + "<b>", "second": row["second"] + "<b>"}
+    for name in report.tables.keys() - {"overlap", "intersections"}:
+        table = report.tables[name]
         table["condition"] = [c if c == "dense" else c + "<b>" for c in table["condition"]]
     text = full_page(report)
     page = Page(text)
-    assert not {tag for tag, _ in page.elements} & {"script", "b"}
+    assert not {tag for tag, _ in page.elements} & {"script", "b", "i"}
     assert not any(name.startswith("on") for _, attrs in page.elements for name in attrs)
     assert "<script>alert(1)</script>" in page.text
     assert all(not link.startswith("javascript:") for link in page.links)
@@ -373,6 +591,17 @@ def test_what_compare_cannot_know_is_left_out_with_a_reason(comparison, tmp_path
         "The training settings are not known",
     ):
         assert reason in page.text
+    statistics = comparison.document["compressed"][0]["statistics"]
+    for row in statistics["difficulty"]["scores"]:
+        auc = f"{words.percent(row['auc'])} ({words.percent_range(row['low'], row['high'])})"
+        assert f"compressed {row['score'].replace('_', ' ')} {row['n']} {auc}" in page.text
+    last = statistics["rarefaction"][-1]
+    assert f"compressed 10 {images_range(last, 'count')} {images_range(last, 'seed_noise')}" in page.text
+    for labelled in (
+        "A flip is", "right → wrong", "Do the weak get weaker", "side data mark", "forget the same images",
+        "calibration error", "el2n", "digest",
+    ):  # fmt: skip
+        assert labelled not in page.text
     assert "independent" in page.text
     assert "swapped" not in page.text
     assert not [tag for tag, _ in page.elements if tag == "img"]
@@ -392,6 +621,15 @@ def test_full_report_writes_no_missing_values(report):
     first["attribution"]["pies"] = {"n": 0, "spearman": None}
     first["attribution"]["reference"]["pies"] = None
     first["calibration_images"] = None
+    first["statistics"]["difficulty"] |= {"pies": 3} | dict.fromkeys(("known", "joint", "gain"))
+    for row in first["statistics"]["difficulty"]["scores"]:
+        row |= {name: None for name in row if name not in ("score", "n", "pies")}
+    for estimate in first["statistics"]["class_errors"].values():
+        if isinstance(estimate, dict):
+            estimate |= dict.fromkeys(estimate)
+    first["statistics"]["intensification"]["slope"] |= {"corrected": None, "low": None, "high": None}
+    first["statistics"] |= {"models": None, "calibration": None}
+    document["overlap"][0] |= {"jaccard": None, "kappa": None}
     for row in first["cka"]:
         row["reference"] = None
     for row in first["similarity"]["layers"]:

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -29,7 +30,8 @@ SCHEMA = json.loads(Path(pie_report.__file__).with_name("report.schema.json").re
 TINY = ("--members", "2", "--epochs", "1", "--width", "4", "--workers", "1", "--quiet")
 ALL_METHODS = ("--merge", "0.5", "--prune", "0.5", "--filters", "0.5", "--random", "0.5")
 FIGURES = ("accuracy-cost", "class-change", "pies", "cka", "cka-map")
-TABLES = ("summary", "classes", "pies", *EXPLANATION_TABLES)
+STATISTICS = ("rarefaction", "class_rates", "calibration", "difficulty")
+TABLES = ("summary", "classes", "pies", *STATISTICS, *EXPLANATION_TABLES)
 NAMES = [str(c) for c in range(10)]
 
 
@@ -165,7 +167,7 @@ def test_everything_is_there(run: Run) -> None:
     assert files["figures/pies.pdf"].startswith(b"%PDF")
     assert files["figures/pies.png"].startswith(b"\x89PNG")
     assert {p.name for p in run.out.iterdir()} == {
-        "index.html", "report.json", "exhibits.npz", "gallery", "tables", "figures",
+        "index.html", "report.json", "exhibits.npz", "gallery", "tables", "figures", "predictions",
     }  # fmt: skip
 
 
@@ -414,7 +416,7 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(layer_similarity, "pooled_features", refuse)
     monkeypatch.setattr(attribution_maps, "population_maps", refuse)
     monkeypatch.setattr(attribution_maps, "removal_areas", refuse)
-    monkeypatch.setattr(executor, "ProcessPoolExecutor", refuse)
+    monkeypatch.setattr(executor.multiprocessing, "get_context", refuse)
 
 
 @pytest.mark.usefixtures("no_work")
@@ -431,6 +433,15 @@ def test_a_second_run_repeats_every_byte_and_does_no_work(
 
 
 @pytest.mark.usefixtures("no_work")
+def test_statistics_are_computed_again_to_the_byte(simclr: Run, tmp_path: Path) -> None:
+    before, again = contents(simclr.out), shutil.copytree(simclr.out, tmp_path / "again")
+    assert cli.main(["stats", str(again)]) == 0
+    assert contents(again) == before
+    assert {"tables/overlap.csv", "tables/intersections.csv", "figures/overlap.pdf"} <= before.keys()
+    assert {f"predictions/{name}.npz" for name in ("dense", "condition-4")} <= before.keys()
+    assert len(simclr.document["overlap"]) == 6  # pairs of four conditions
+
+
 def test_figures_and_gallery_are_drawn_again_to_the_byte(
     unchanged: Run, pets: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,16 +10,20 @@ from hypothesis import strategies as st
 
 from pie_report.report import Report, load_document
 from population.errors import InputError
+from population.predictions import Predictions
 
 TEXT = {
-    "comparison", "condition", "design", "group", "images", "kind", "label", "layer", "layer_compressed",
-    "layer_dense", "maps", "measure", "method", "modal_compressed", "modal_dense", "name", "pair", "repair",
-    "sample_id", "scored_on", "target", "votes_compressed", "votes_dense",
+    "comparison", "condition", "design", "first", "flag", "group", "grouping", "images", "kind", "label",
+    "layer", "layer_compressed", "layer_dense", "maps", "measure", "method", "modal_compressed",
+    "modal_dense", "name", "pair", "rate", "repair", "sample_id", "score", "scored_on", "second", "target",
+    "votes_compressed", "votes_dense",
 }  # fmt: skip
+EMPTY: dict[str, Any] = {"schema": 1, "spec": {}, "data": {}, "dense": {}, "compressed": []}
+ONE = {"dense": Predictions(np.array(["x"]), np.array([[0]]))}
 
 
 def as_report(source: Any) -> Report:
-    return Report(source.document, source.tables, source.exhibits)
+    return Report(source.document, source.tables, source.exhibits, source.predictions)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -49,15 +53,19 @@ def test_what_is_saved_is_loaded(report: Any, tmp_path: Path) -> None:
     assert loaded.exhibits is not None
     np.testing.assert_array_equal(loaded.exhibits.image, report.exhibits.image)
     np.testing.assert_array_equal(loaded.exhibits.sample_id, report.exhibits.sample_id)
+    assert list(loaded.predictions) == ["dense", *(c["condition"] for c in report.document["compressed"])]
+    for name, expected in report.predictions.items():
+        for field in ("sample_id", "predicted", "label", "class_names"):
+            np.testing.assert_array_equal(getattr(loaded.predictions[name], field), getattr(expected, field))
+        assert loaded.predictions[name].margin is loaded.predictions[name].probabilities is None
 
 
 def test_loading_and_saving_again_gives_the_same_bytes(report: Any, tmp_path: Path) -> None:
     as_report(report).save(tmp_path / "a")
     Report.load(tmp_path / "a").save(tmp_path / "b")
     first, second = contents(tmp_path / "a"), contents(tmp_path / "b")
-    assert first.keys() == second.keys()
-    assert first["report.json"] == second["report.json"]
-    assert first["exhibits.npz"] == second["exhibits.npz"]
+    assert first == second
+    assert {f"predictions/condition-{i}.npz" for i in (1, 2, 3)} <= first.keys()
 
 
 @given(
@@ -70,8 +78,7 @@ def test_loading_and_saving_again_gives_the_same_bytes(report: Any, tmp_path: Pa
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_name_survives(tmp_path: Path, names: list[str]) -> None:
     table = pd.DataFrame({"sample_id": names, "p_value": 0.5})
-    document = {"schema": 1, "spec": {}, "data": {}, "dense": {}, "compressed": []}
-    Report(document, {"summary": table, "pies": table}, None).save(tmp_path)
+    Report(EMPTY, {"summary": table, "pies": table}, None, ONE).save(tmp_path)
     assert Report.load(tmp_path).tables["pies"]["sample_id"].tolist() == names
 
 
@@ -80,8 +87,7 @@ def test_any_name_survives(tmp_path: Path, names: list[str]) -> None:
 )
 def test_names_that_look_like_values_stay_names(tmp_path: Path, name: str) -> None:
     table = pd.DataFrame({"sample_id": [name, "x"], "label": [name, ""], "margin_dense": [None, 0.25]})
-    document = {"schema": 1, "spec": {}, "data": {}, "dense": {}, "compressed": []}
-    Report(document, {"summary": table, "pies": table}, None).save(tmp_path)
+    Report(EMPTY, {"summary": table, "pies": table}, None, ONE).save(tmp_path)
     found = Report.load(tmp_path).tables["pies"]
     assert found["sample_id"].tolist() == [name, "x"]
     assert found["label"].tolist() == [name, ""]
@@ -91,7 +97,7 @@ def test_names_that_look_like_values_stay_names(tmp_path: Path, name: str) -> No
 
 def test_a_number_that_is_none_is_not_written(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON"):
-        Report({"schema": 1, "spec": {"x": float("nan")}}, {}, None).save(tmp_path)
+        Report(EMPTY | {"spec": {"x": float("nan")}}, {}, None, ONE).save(tmp_path)
     assert not (tmp_path / "report.json").exists()
 
 
@@ -112,6 +118,9 @@ def test_a_number_that_is_none_is_not_written(tmp_path: Path) -> None:
         ("tables/pies.csv", b"sample_id,distance\nx,\xff\n", "a table in .* is damaged"),
         ("tables/pies.csv", b"sample_id,distance\nx,wide\n", "a table in .* is damaged"),
         ("exhibits.npz", b"PK\x03\x04 cut", "exhibits.npz is not a readable npz"),
+        ("predictions/dense.npz", None, "no such predictions file: .*predictions/dense.npz"),
+        ("predictions/condition-3.npz", None, "no such predictions file: .*predictions/condition-3.npz"),
+        ("predictions/condition-1.npz", b"PK\x03\x04 cut", "condition-1.npz is not a readable npz"),
     ],
 )
 def test_damage_is_an_input_error(
@@ -126,7 +135,7 @@ def test_damage_is_an_input_error(
 
 
 def test_a_comparison_has_no_exhibits(comparison: Any, tmp_path: Path) -> None:
-    Report(comparison.document, comparison.tables, None).save(tmp_path)
+    Report(comparison.document, comparison.tables, None, comparison.predictions).save(tmp_path)
     assert not (tmp_path / "exhibits.npz").exists()
     assert Report.load(tmp_path).exhibits is None
     assert load_document(tmp_path)["spec"]["command"] == "compare"

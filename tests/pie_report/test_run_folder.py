@@ -1,8 +1,10 @@
+import errno
 import os
 import shutil
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,11 @@ from pie_report.report import Report
 from pie_report.run_folder import check_output, check_same_spec, render_figures, render_gallery, write_run
 from population.errors import InputError
 
-PARTS = {"exhibits.npz", "figures", "gallery", "index.html", "report.json", "tables"}
+PARTS = {"exhibits.npz", "figures", "gallery", "index.html", "predictions", "report.json", "tables"}
 
 
 def as_report(source: Any) -> Report:
-    return Report(source.document, source.tables, source.exhibits)
+    return Report(source.document, source.tables, source.exhibits, source.predictions)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -116,7 +118,9 @@ def test_another_spec_is_refused_unless_forced(report: Any, tmp_path: Path) -> N
             check_same_spec(tmp_path, other, force=False)
         assert repr(command) in str(caught.value)
         check_same_spec(tmp_path, other, force=True)
-    # versions of programs are no part of the spec
+    # what the work has shown is no part of the question, nor are versions of programs
+    remaining = report.document["spec"] | {"seeds": [1], "excluded_seeds": [0]}
+    check_same_spec(tmp_path, report.document | {"spec": remaining}, force=False)
     check_same_spec(tmp_path, report.document | {"environment": {}}, force=False)
 
 
@@ -144,7 +148,7 @@ def test_a_run_is_complete_and_nothing_is_left_beside_it(report: Any, tmp_path: 
 
 
 def test_figures_that_no_longer_suit_are_removed_and_others_stay(comparison: Any, tmp_path: Path) -> None:
-    Report(comparison.document, comparison.tables, None).save(tmp_path)
+    Report(comparison.document, comparison.tables, None, comparison.predictions).save(tmp_path)
     (tmp_path / "figures").mkdir()
     for name in ("cka.png", "mine.png"):
         (tmp_path / "figures" / name).write_text("old")
@@ -157,7 +161,7 @@ def test_figures_that_no_longer_suit_are_removed_and_others_stay(comparison: Any
 
 
 def test_a_comparison_has_no_gallery(comparison: Any, tmp_path: Path) -> None:
-    Report(comparison.document, comparison.tables, None).save(tmp_path)
+    Report(comparison.document, comparison.tables, None, comparison.predictions).save(tmp_path)
     with pytest.raises(InputError, match="has no images to show"):
         render_gallery(tmp_path)
     assert "gallery" not in names(tmp_path)
@@ -177,10 +181,11 @@ def test_a_new_report_replaces_the_old_one_and_nothing_else(
     write_run(as_report(report), tmp_path / "run")
     (tmp_path / "run" / "notes.txt").write_text("mine")
     (tmp_path / "run" / "gallery" / "old").write_text("old")
-    write_run(Report(comparison.document, comparison.tables, None), tmp_path / "run")
+    write_run(Report(comparison.document, comparison.tables, None, comparison.predictions), tmp_path / "run")
     assert names(tmp_path / "run") == (PARTS - {"exhibits.npz"}) | {"notes.txt"}
     assert names(tmp_path / "run" / "gallery") == {"mark"}
-    assert names(tmp_path / "run" / "tables") == {"summary.csv", "pies.csv"}
+    assert names(tmp_path / "run" / "tables") == {f"{name}.csv" for name in comparison.tables}
+    assert names(tmp_path / "run" / "predictions") == {"dense.npz", "condition-1.npz"}
     assert Report.load(tmp_path / "run").document["spec"]["command"] == "compare"
 
 
@@ -201,9 +206,84 @@ def test_a_failure_leaves_the_old_report(
 
     monkeypatch.setattr(run_folder, "render_run", fail)
     with pytest.raises(RuntimeError, match="no ink"):
-        write_run(Report(comparison.document, comparison.tables, None), tmp_path / "run")
+        write_run(
+            Report(comparison.document, comparison.tables, None, comparison.predictions), tmp_path / "run"
+        )
     assert contents(tmp_path) == before
     assert names(tmp_path / "run") == PARTS
+
+
+@pytest.fixture
+def full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    def render(folder: Path) -> None:
+        (folder / "index.html").write_text("half a page")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "figure.png")
+
+    monkeypatch.setattr(run_folder, "render_run", render)
+
+
+@pytest.mark.usefixtures("full_disk")
+def test_a_full_disk_is_named_and_no_folder_is_left(report: Any, tmp_path: Path) -> None:
+    out = tmp_path / "deep" / "run"
+    with pytest.raises(InputError) as caught:
+        write_run(as_report(report), out)
+    assert str(caught.value) == f"cannot write {out}: its disk is full; make room and run again"
+    assert not names(tmp_path)
+
+
+@pytest.mark.usefixtures("full_disk")
+@pytest.mark.parametrize("file", [None, "report.json"])
+def test_a_full_disk_leaves_a_folder_that_was_there(report: Any, tmp_path: Path, file: str | None) -> None:
+    if file:
+        (tmp_path / file).write_text("an older report")
+    with pytest.raises(InputError, match="its disk is full"):
+        write_run(as_report(report), tmp_path)
+    assert contents(tmp_path) == ({file: b"an older report"} if file else {})
+    assert names(tmp_path) == ({file} if file else set())
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_waits_until_the_report_is_in_place(
+    report: Any,
+    tmp_path: Path,
+    plain_render: list[Path],
+    monkeypatch: pytest.MonkeyPatch,
+    number: signal.Signals,
+) -> None:
+    replace = run_folder._replace
+
+    def interrupted(*places: Path) -> None:
+        signal.raise_signal(number)
+        replace(*places)
+
+    def stop(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run_folder, "_replace", interrupted)
+    before = signal.signal(number, stop)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            write_run(as_report(report), tmp_path / "run")
+    finally:
+        signal.signal(number, before)
+    assert names(tmp_path / "run") == PARTS
+
+
+def test_what_killed_processes_left_is_removed(report: Any, tmp_path: Path, plain_render: list[Path]) -> None:
+    (tmp_path / ".pie-abc" / "new" / "tables").mkdir(parents=True)
+    (tmp_path / ".pie-lock").touch()
+    write_run(as_report(report), tmp_path)
+    assert names(tmp_path) == PARTS
+
+
+def test_one_process_at_a_time_writes_a_run(report: Any, tmp_path: Path, plain_render: list[Path]) -> None:
+    def write(_: int) -> None:
+        write_run(as_report(report), tmp_path / "run")
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(write, range(24))) == [None] * 24
+    assert names(tmp_path / "run") == PARTS
+    assert {p.parent.parent for p in plain_render} <= {tmp_path / "run"}
 
 
 KILLED = """
@@ -227,7 +307,7 @@ def count(*places):
 
 run_folder.render_run, run_folder._replace = render, count
 document = {"schema": 1, "spec": {"seed": 0}, "data": {}, "dense": {}, "compressed": []}
-run_folder.write_run(Report(document, {}, None), Path(sys.argv[1]))
+run_folder.write_run(Report(document, {}, None, {}), Path(sys.argv[1]))
 """
 
 

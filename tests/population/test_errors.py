@@ -1,4 +1,9 @@
-from population.errors import InputError, unknown_name
+import errno
+import os
+
+import pytest
+
+from population.errors import InputError, disk_is_full, unknown_name
 
 
 def test_the_nearest_name_is_suggested() -> None:
@@ -19,3 +24,14 @@ def test_nothing_is_suggested_where_nothing_is_near() -> None:
 
 def test_an_input_error_is_a_value_error() -> None:
     assert issubclass(InputError, ValueError)
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_known_by_its_words(code: int) -> None:
+    assert disk_is_full(OSError(code, os.strerror(code), "file"))
+    assert disk_is_full(RuntimeError(f"I/O error: {os.strerror(code)} (os error {code})"))
+
+
+def test_other_errors_are_no_full_disk() -> None:
+    assert not disk_is_full(OSError(errno.EACCES, os.strerror(errno.EACCES), "file"))
+    assert not disk_is_full(RuntimeError("the disk"))

@@ -11,7 +11,7 @@ from population.executor import run_tasks
 
 # Run as a program: worker processes import the task by the path of its file.
 PROGRAM = """
-import os, sys, time
+import multiprocessing, os, signal, sys, time
 from pathlib import Path
 from population.executor import run_tasks
 
@@ -27,9 +27,50 @@ def sleep(folder, index):
     note(folder, index)
     time.sleep(300)
 
+def begin(folder, index):
+    note(folder, index)
+    while len(list(folder.iterdir())) < 2:  # both processes are at work then
+        time.sleep(0.01)
+
+def fail_in_parent(folder, index):
+    begin(folder, index)
+    if multiprocessing.parent_process():
+        time.sleep(300)
+    raise ValueError("task of the parent")
+
+def fail_in_worker(folder, index):
+    begin(folder, index)
+    if multiprocessing.parent_process():
+        raise ValueError("task of a worker")
+
+class Stubborn(Exception):  # cannot be unpickled
+    def __init__(self, one, two):
+        super().__init__(f"{one} and {two}")
+
+def fail_stubbornly(folder, index):
+    begin(folder, index)
+    if multiprocessing.parent_process():
+        raise Stubborn("one", "two")
+
+def die(folder, index):
+    if multiprocessing.parent_process():
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(0.1)
+
+class Large:  # kills the process that unpickles it
+    def __init__(self):
+        self.content = bytes(10**7)  # more than a pipe holds
+
+    def __setstate__(self, state):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+def rest(shared, index):
+    time.sleep(0.1)
+
 if __name__ == "__main__":
     task, folder = globals()[sys.argv[1]], Path(sys.argv[2])
-    print(os.getpid(), sorted(run_tasks(task, folder, range(int(sys.argv[3])), workers=2)), flush=True)
+    shared = Large() if task is rest else folder
+    print(os.getpid(), sorted(run_tasks(task, shared, range(int(sys.argv[3])), workers=2)), flush=True)
 """
 
 
@@ -78,6 +119,61 @@ def test_the_error_of_a_task_is_the_callers(program: list[str], tmp_path: Path) 
     assert done.stderr.splitlines()[-1] == "ValueError: task 1"
 
 
+def test_the_traceback_of_a_workers_task_is_kept(program: list[str], tmp_path: Path) -> None:
+    done = subprocess.run(
+        [*program, "fail_in_worker", str(tmp_path / "out"), "2"],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 1
+    assert 'in fail_in_worker\n    raise ValueError("task of a worker")' in done.stderr
+
+
+def test_an_error_that_cannot_be_sent_is_told_in_words(program: list[str], tmp_path: Path) -> None:
+    done = subprocess.run(
+        [*program, "fail_stubbornly", str(tmp_path / "out"), "2"],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 1
+    assert "\nRuntimeError: Stubborn: one and two\n" in done.stderr
+
+
+def test_a_failure_ends_the_others_at_once(program: list[str], tmp_path: Path) -> None:
+    done = subprocess.run(
+        [*program, "fail_in_parent", str(tmp_path / "out"), "2"],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.stderr.splitlines()[-1] == "ValueError: task of the parent"
+    assert not any(runs(p.read_text()) for p in (tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize("when", ["die", "rest"], ids=["at work", "before it has its data"])
+def test_a_killed_worker_is_an_error(program: list[str], tmp_path: Path, when: str) -> None:
+    done = subprocess.run(
+        [*program, when, str(tmp_path / "out"), "1000"],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.stderr.splitlines()[-1] == (
+        "population.errors.InputError: a worker process was killed, perhaps for lack of memory; the same"
+        " command goes on from here, and fewer --workers need less memory"
+    )
+    assert done.stdout == ""
+
+
+needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
+
+
 def runs(pid: str) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
@@ -85,17 +181,41 @@ def runs(pid: str) -> bool:
         return False
 
 
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
-def test_workers_end_with_a_killed_parent(program: list[str], tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    parent = subprocess.Popen([*program, "sleep", str(out), "2"], stderr=subprocess.DEVNULL)
+def started(program: list[str], folder: Path) -> tuple[subprocess.Popen[bytes], list[str]]:
+    """The program with both processes at work, and their ids."""
+    out = folder / "out"
+    with (folder / "err").open("wb") as err:
+        parent = subprocess.Popen([*program, "sleep", str(out), "2"], stderr=err)
     deadline = time.monotonic() + 120
     while len(pids := [text for p in out.iterdir() if (text := p.read_text())]) < 2:
         assert time.monotonic() < deadline
         time.sleep(0.02)
     assert all(map(runs, pids))
+    return parent, pids
+
+
+@needs_proc
+def test_workers_end_with_a_killed_parent(program: list[str], tmp_path: Path) -> None:
+    parent, pids = started(program, tmp_path)
     os.kill(parent.pid, signal.SIGKILL)
     parent.wait()
+    deadline = time.monotonic() + 120
     while any(map(runs, pids)):
         assert time.monotonic() < deadline, "workers outlive their parent"
         time.sleep(0.02)
+
+
+@needs_proc
+def test_only_the_parent_hears_an_interruption(program: list[str], tmp_path: Path) -> None:
+    parent, pids = started(program, tmp_path)
+    (worker,) = set(pids) - {str(parent.pid)}
+    for number in (signal.SIGINT, signal.SIGTERM):
+        os.kill(int(worker), number)
+    time.sleep(0.3)
+    assert runs(worker)
+    os.kill(parent.pid, signal.SIGINT)
+    parent.wait(60)
+    err = (tmp_path / "err").read_text()
+    assert err.splitlines()[-1] == "KeyboardInterrupt"
+    assert err.count("Traceback") == 1
+    assert not runs(worker)

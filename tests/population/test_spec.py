@@ -16,6 +16,7 @@ from population.spec import (
     MemberSpec,
     ModelSpec,
     PopulationSpec,
+    RemainingSpec,
     ReportSpec,
     TrainingSpec,
     canonical,
@@ -122,6 +123,11 @@ def test_the_kind_of_a_spec_and_the_place_of_a_part_are_in_the_key() -> None:
     assert key(ModelSpec("a", "b", 1, 1, 1)) != key(
         {"objective": "a", "architecture": "b", "num_classes": 1, "in_channels": 1, "width": 1}
     )
+
+
+def test_members_that_are_left_out_are_in_the_key_of_those_that_remain() -> None:
+    remaining = [RemainingSpec(**vars(MEMBER), excluded=excluded) for excluded in ((), (8,), (9,), (8, 9))]
+    assert len({key(spec) for spec in (MEMBER, *remaining)}) == 5
 
 
 def test_a_key_is_twenty_hexadecimal_digits() -> None:
@@ -236,6 +242,12 @@ def test_the_network_is_named_as_the_user_does() -> None:
         (lambda: CheckpointSpec(("a",), mean=(0.0,), std=(float("nan"),)), "--std must be positive"),
         (lambda: ReportSpec(own=CheckpointSpec(("a",)), merge=(0.5,)), "needs either --arch NAME or --model"),
         (lambda: ReportSpec(PopulationSpec(model="m:f"), merge=(0.5,)), "m:f builds one network"),
+        (
+            lambda: ReportSpec(
+                PopulationSpec(exclude_diverged=True), CheckpointSpec(("a",), arch="resnet18"), merge=(0.5,)
+            ),
+            "--exclude-diverged is for networks that are trained here",
+        ),
     ],
 )
 def test_bad_specs_of_networks_from_files(make: Any, expected: str) -> None:

@@ -1,11 +1,14 @@
+import errno
 import json
 import logging
+import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from population.errors import InputError
 from population.store import Store, file_digest
@@ -179,6 +182,45 @@ def test_a_store_that_cannot_be_written_is_an_input_error(tmp_path: Path, below:
         Store(tmp_path / "file" / below).once("members", "k1", produce)
     assert produce.calls == 0
     assert (tmp_path / "file").read_text() == "not a folder"
+
+
+FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "weights.bin")
+
+
+# Rust's libraries put the system's words into errors of their own.
+@pytest.mark.parametrize("error", [FULL, RuntimeError("I/O: No space left on device (os error 28)")])
+def test_a_full_disk_is_named_and_nothing_half_stays(store: Store, error: Exception) -> None:
+    def fill(folder: Path) -> None:
+        (folder / "weights.bin").write_bytes(b"half")
+        raise error
+
+    def outer(folder: Path) -> None:
+        store.once("members", "k1", fill)
+
+    expected = (
+        f"the disk of the store {store.root} is full; make room, and the same command goes on from here"
+    )
+    with pytest.raises(InputError) as caught:
+        store.once("predictions", "k1", outer)
+    assert str(caught.value) == expected
+    assert visible(store.root / "members") == visible(store.root / "predictions") == set()
+
+
+def test_a_disk_too_full_for_a_lock_is_named(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def acquire(lock: FileLock) -> None:
+        raise FULL
+
+    monkeypatch.setattr(FileLock, "acquire", acquire)
+    with pytest.raises(InputError, match=r"the disk of the store .* is full"):
+        store.once("members", "k1", Producer())
+
+
+def test_other_failures_to_write_stay_what_they_are(store: Store) -> None:
+    def fail(folder: Path) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "data")
+
+    with pytest.raises(PermissionError):
+        store.once("members", "k1", fail)
 
 
 SLOW_PRODUCTION = """

@@ -1,0 +1,56 @@
+"""``pie stats``: the statistics of a run folder again, from the predictions in it."""
+
+from dataclasses import replace
+
+from threadpoolctl import threadpool_limits
+
+from pie.identify import PieTable, find_pies
+from pie.side_data import SideData
+from pie_report.assemble import stacked_statistics
+from pie_report.plain import records
+from pie_report.report import Report
+from pie_report.statistics import (
+    TABLES,
+    Statistics,
+    condition_statistics,
+    overlap_tables,
+    statistics_document,
+)
+
+
+def restated(report: Report, *, side: SideData | None, side_labels: str | None) -> Report:
+    """Computes section ``statistics`` of every condition and ``overlap`` again, with their tables.
+
+    Args:
+        report: of a run folder.
+        side: what else is known of the samples.
+        side_labels: digest of the file it is from.
+
+    Returns:
+        The report with these parts replaced; all others are as they were.
+    """
+    document, dense = report.document, report.predictions["dense"]
+    seed = document["spec"]["seed"]
+    found: dict[str, Statistics] = {}
+    pies: dict[str, PieTable] = {}
+    with threadpool_limits(limits=document["spec"]["threads"]):  # sums depend on it in the last bit
+        for condition in document["compressed"]:
+            name, design = condition["condition"], condition["design"]
+            after = report.predictions[name]
+            pies[name] = find_pies(dense, after, design=design, seed=seed)
+            found[name] = condition_statistics(dense, after, pies[name], design=design, side=side, seed=seed)
+    overlap = overlap_tables(pies)
+    kept = {name: table for name, table in report.tables.items() if name not in TABLES}
+    return replace(
+        report,
+        document={
+            **document,
+            "spec": {**document["spec"], "side_labels": side_labels},
+            "compressed": [
+                {**c, "statistics": statistics_document(found[c["condition"]])}
+                for c in document["compressed"]
+            ],
+            "overlap": records(overlap["overlap"]) if overlap else None,
+        },
+        tables={**kept, **stacked_statistics(found), **overlap},
+    )
