@@ -59,8 +59,7 @@ def prediction_depth(
     Deviations from the paper, which probes whole activations, and the input and the softmax as well:
 
     - Outputs are averaged over positions (``position_means``), so early convolutions, whose channels say
-    little
-      without their place, are worse probes here.
+      little without their place, are worse probes here.
     - Only the layers named are probed: depth 0 is the first of them, not the input.
 
     An image that is also among the training images is its own nearest neighbour, with one of the k votes.
