@@ -15,7 +15,7 @@ report: $(VENV)/.installed
 test: $(VENV)/.tested chromium lint
 	$(BIN)/python -m pytest
 
-# Kills, stops, full disks and damaged files, about ten minutes; see docs/faults.md. No part of make test.
+# Kills, stops, full disks and damaged files, about 15 minutes on 2 cores; see docs/faults.md. No part of make test.
 test-faults: $(VENV)/.installed
 	$(BIN)/python tests/faults
 
