@@ -58,19 +58,23 @@ def prediction_depth(
 
     Deviations from the paper, which probes whole activations, and the input and the softmax as well:
 
-    - Outputs are averaged over positions (``position_means``), so early convolutions, whose channels say
-      little without their place, are worse probes here.
+    - Outputs are averaged over positions (``position_means``), and that matters. With ten layers of a
+      ResNet-18, the rank correlation with the depth from whole feature maps was 0.26 to 0.45 on the digits
+      (supervised and SimCLR, 3 seeds each) and 0.48 on CIFAR-10 (4,000 training and 1,000 test images, one
+      network). Of digits, which lie alike, whole maps of the first layer tell 95 % and averages 42 %; of
+      photographs 23 % and 24 %. By both, images that the network gets wrong are settled later. So compare
+      depths from averages with such depths alone.
     - Only the layers named are probed: depth 0 is the first of them, not the input.
 
     An image that is also among the training images is its own nearest neighbour, with one of the k votes.
 
-    Memory holds the features of all layers: 4 bytes for each channel and image (0.5 GB for 50,000 training
-    images and the 2,500 channels of ten layers of a ResNet-18), and ``batch_size`` distances per training
-    image.
+    Memory holds the features of all layers, 4 bytes for each channel and image (0.5 GB for 50,000 training
+    images and 2,500 channels, ten layers of a ResNet-18), and ``batch_size`` distances per training image.
 
     Args:
         model: from images to logits (N, C); its own modes and hooks are as before afterwards.
-        train_images: network inputs, shape (n, ...). Of more than ``MAX_TRAINING_IMAGES`` so many are drawn.
+        train_images: network inputs, shape (n, ...). If there are more than ``MAX_TRAINING_IMAGES``, so many
+            are drawn.
         train_labels: their classes, shape (n,), from 0 to C - 1.
         images: network inputs, shape (N, ...).
         layers: names of layers in forward order, as for ``pooled_features``.
@@ -79,9 +83,8 @@ def prediction_depth(
         seed: of the draw of training images.
 
     Raises:
-        InputError: as ``pooled_features`` and ``knn_predict``; or if no layer is named or there is not one
-        label
-            per training image.
+        InputError: as ``pooled_features`` and ``knn_predict``; or if no layer is named, there is not one
+            label per training image, or a logit is not finite.
     """
     if not layers:
         raise InputError("prediction depth needs at least one layer")

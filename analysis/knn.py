@@ -35,8 +35,8 @@ def knn_predict(
     The class with the most votes wins; of several, the one with the smallest index. Where training samples
     are equally near, which of them are among the k is arbitrary, but the same for the same input.
 
-    Distances come from inner products, so float32 may exchange neighbours whose distances are almost
-    equal; float64 does not. Memory holds ``batch_size`` times n distances, and a copy of all features.
+    Distances come from inner products, so in float32 neighbours whose distances are almost equal may be
+    exchanged. Memory holds ``batch_size`` times n distances, and a copy of all features.
 
     Args:
         train_features: shape (n, p); their device is the one that searches.

@@ -12,7 +12,7 @@ from pie.identify import find_pies
 from pie.side_data import SideData
 from pie_report.assemble import ConditionResult, DenseResult, build_report
 from pie_report.report import Report
-from pie_report.statistics import condition_statistics
+from pie_report.statistics import condition_statistics, with_side_labels
 from population.errors import InputError, unknown_name
 from population.predictions import Predictions
 
@@ -49,6 +49,7 @@ def describe_pair(
     dense: Predictions, compressed: Predictions, *, design: str, seed: int, side_labels: str | None = None
 ) -> dict[str, dict[str, Any]]:
     """Sections ``spec`` and ``data`` of report.json."""
+    command = f"pie compare DENSE.npz COMPRESSED.npz --design {design} --seed {seed}"
     names = None if dense.class_names is None else [str(n) for n in dense.class_names]
     unknown = (
         "model", "data", "members", "seeds", "excluded_seeds", "probe", "repair", "device", "threads",
@@ -57,7 +58,7 @@ def describe_pair(
     return {
         "spec": {
             "command": "compare",
-            "command_line": f"pie compare DENSE.npz COMPRESSED.npz --design {design} --seed {seed}",
+            "command_line": with_side_labels(command, side_labels),
             "design": design,
             "seed": seed,
             "side_labels": side_labels,

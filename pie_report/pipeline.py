@@ -20,7 +20,7 @@ from pie_report.checkpoints import open_checkpoints
 from pie_report.explanations import explain
 from pie_report.members import Population
 from pie_report.report import Report
-from pie_report.statistics import condition_statistics
+from pie_report.statistics import condition_statistics, with_side_labels
 from pie_report.trained import TrainedMembers
 from population.errors import InputError
 from population.executor import run_tasks
@@ -166,14 +166,14 @@ def describe(
     Args:
         spec: what to report.
         population: from ``open_members``.
-        command_line: the command that gives this report.
+        command_line: the command that gives this report, without side data.
         side_labels: digest of the file of side data.
     """
     named, member, data = spec.population, population.member, population.data
     return {
         "spec": {
             "command": "report",
-            "command_line": command_line,
+            "command_line": with_side_labels(command_line, side_labels),
             **population.source.describe(),
             "data": display_name(named.data),
             "members": population.k,

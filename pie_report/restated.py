@@ -15,6 +15,7 @@ from pie_report.statistics import (
     condition_statistics,
     overlap_tables,
     statistics_document,
+    with_side_labels,
 )
 
 
@@ -30,10 +31,11 @@ def restated(report: Report, *, side: SideData | None, side_labels: str | None) 
         The report with these parts replaced; all others are as they were.
     """
     document, dense = report.document, report.predictions["dense"]
-    seed = document["spec"]["seed"]
+    spec = document["spec"]
+    seed, command_line = spec["seed"], with_side_labels(spec["command_line"], side_labels)
     found: dict[str, Statistics] = {}
     pies: dict[str, PieTable] = {}
-    with threadpool_limits(limits=document["spec"]["threads"]):  # sums depend on it in the last bit
+    with threadpool_limits(limits=spec["threads"]):  # sums depend on it in the last bit
         for condition in document["compressed"]:
             name, design = condition["condition"], condition["design"]
             after = report.predictions[name]
@@ -45,7 +47,7 @@ def restated(report: Report, *, side: SideData | None, side_labels: str | None) 
         report,
         document={
             **document,
-            "spec": {**document["spec"], "side_labels": side_labels},
+            "spec": {**spec, "command_line": command_line, "side_labels": side_labels},
             "compressed": [
                 {**c, "statistics": statistics_document(found[c["condition"]])}
                 for c in document["compressed"]

@@ -34,6 +34,8 @@ WANTED_NOISE = 0.1
 #: Most images times classes of which divergences are computed: more would take longer than all else.
 DIVERGENCES = 2_000_000
 
+_OPTION = " --side-labels FILE"
+
 TABLES = ("rarefaction", "class_rates", "calibration", "difficulty", "flags")
 """Tables with a row of its own for every condition."""
 
@@ -49,6 +51,11 @@ class Statistics:
 
     section: Mapping[str, Any]
     tables: Mapping[str, pd.DataFrame]
+
+
+def with_side_labels(command_line: str, side_labels: str | None) -> str:
+    """Adds the option that gives the file of side data to a command, or takes it away."""
+    return command_line.removesuffix(_OPTION) + ("" if side_labels is None else _OPTION)
 
 
 def check_names(side: SideData) -> None:

@@ -191,3 +191,8 @@ def test_input_that_does_not_fit_is_refused() -> None:
     for function in (settled_depth, label_depth):
         with pytest.raises(InputError, match=r"shapes \(L, N\) and \(N,\), not \(4, 3\) and \(4,\)"):
             function(np.zeros((4, 3), dtype=np.int64), np.zeros(4, dtype=np.int64))
+    broken = small_network()
+    with torch.no_grad():
+        broken[6].bias[1] = torch.nan
+    with pytest.raises(InputError, match="must be finite"):
+        prediction_depth(broken, train, labels, train, ["0"], batch_size=8, seed=0)

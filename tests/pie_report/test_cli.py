@@ -320,13 +320,15 @@ def test_a_signal_that_is_ignored_stays_so(monkeypatch: pytest.MonkeyPatch) -> N
 def test_the_overview_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--help"]) == 0
     text = capsys.readouterr().out
-    for command in ("report", "compare", "gallery", "figures", "train", "models", "data"):
+    for command in ("report", "compare", "gallery", "figures", "stats", "train", "models", "data"):
         assert f"\n  {command} " in text
     assert cli.main([]) == 2
     assert capsys.readouterr().out == text
 
 
-@pytest.mark.parametrize("command", ["report", "compare", "gallery", "figures", "train", "models", "data"])
+@pytest.mark.parametrize(
+    "command", ["report", "compare", "gallery", "figures", "stats", "train", "models", "data"]
+)
 def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         cli.main([command, "--help"])

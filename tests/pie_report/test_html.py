@@ -315,8 +315,8 @@ def test_numbers_of_networks_are_thinned_out_and_the_needed_number_is_said(repor
             cells += [images_range(row, name) for name in ("count", "seed_noise")]
             assert (" ".join(cells) in page.text) is (row["k"] in (1, 3, 5, 8, 10))
     said = "for a seed noise of a tenth of its PIEs"
-    assert f"merge 0.5: {said} about 40 networks are needed (at most 60)." in page.text
-    assert f"prune 0.9: {said} more than 100 networks are needed." in page.text
+    assert f"merge 0.5: {said} about 40 networks are needed (at most 60). prune 0.9: " in page.text
+    assert f" prune 0.9: {said} more than 100 networks are needed." in page.text
     assert page.text.count(said) == 2
 
 

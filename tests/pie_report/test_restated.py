@@ -112,8 +112,9 @@ def test_side_data_are_added_and_taken_away_again(
     assert cli.main(["stats", str(run), "--side-labels", side, "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     jsonschema.validate(document, SCHEMA)
-    digest = file_digest(tmp_path / "side.csv")[:16]
-    assert document["spec"] == json.loads(before["report.json"])["spec"] | {"side_labels": digest}
+    digest, spec = file_digest(tmp_path / "side.csv")[:16], json.loads(before["report.json"])["spec"]
+    command_line = f"{spec['command_line']} --side-labels FILE"
+    assert document["spec"] == spec | {"side_labels": digest, "command_line": command_line}
     found = document["compressed"][0]["statistics"]
     assert [row["score"] for row in found["difficulty"]["scores"]] == [
         "mean_margin", "vote_agreement", "vote_entropy", "ensemble_entropy", "el2n", "human_entropy",
