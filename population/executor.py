@@ -58,7 +58,10 @@ def run_tasks(
                 process.start()
                 processes.append(process)
             far_end.close()
-            threading.Thread(target=_direct, args=(line, content, waiting, finished), daemon=True).start()
+            first = waiting.popleft()  # taken here, as this process may be through before the other is up
+            threading.Thread(
+                target=_direct, args=(line, content, first, waiting, finished), daemon=True
+            ).start()
         left = len(indices)
         while left:
             # This process works too, rather than hold its memory for nothing.
@@ -86,7 +89,11 @@ def _take(waiting: deque[int]) -> int | None:
 
 
 def _direct(
-    line: Connection, content: bytes, waiting: deque[int], finished: SimpleQueue[int | Exception]
+    line: Connection,
+    content: bytes,
+    first: int,
+    waiting: deque[int],
+    finished: SimpleQueue[int | Exception],
 ) -> None:
     """Gives one further process a task after the other, in a thread of its own.
 
@@ -96,10 +103,12 @@ def _direct(
     with line:
         try:
             line.send_bytes(content)
-            while (index := _take(waiting)) is not None:
+            index: int | None = first
+            while index is not None:
                 line.send(index)
                 failure = line.recv()
                 finished.put(index if failure is None else failure)
+                index = _take(waiting)
         except (EOFError, OSError):
             finished.put(
                 InputError(
