@@ -13,6 +13,7 @@ from torch import Tensor
 from population.spec import MemberSpec, RemainingSpec, key
 from population.store import Store
 from ssl_models.backbones import Classifier, compared_layers
+from ssl_models.checkpoint import Checkpoints
 from ssl_models.datasets import ImageData
 from ssl_models.objectives import OBJECTIVES
 from ssl_models.probe import fit_probe
@@ -96,7 +97,8 @@ class TrainedMembers:
             DivergedError: if its training diverges, or did so before.
         """
         network = self.untrained(index)
-        entry = self.store.once("members", key(self.spec(index)), lambda folder: self._train(index, folder))
+        name = key(self.spec(index))
+        entry = self.store.once("members", name, lambda folder: self._train(index, folder))
         if (entry / _DIVERGED).exists():
             raise DivergedError(json.loads((entry / _DIVERGED).read_text())["reason"])
         network.load_state_dict(load_file(entry / "model.safetensors"))
@@ -106,8 +108,17 @@ class TrainedMembers:
         spec, network, split = self.spec(index), self.untrained(index), self.data.train
         images = torch.from_numpy(split.images).to(spec.device)
         labels = torch.from_numpy(split.samples.label).to(spec.device)
+        checkpoints = Checkpoints(self.store.unfinished("members", key(spec)))
         try:
-            losses = train(network, spec.model.objective, images, labels, spec=spec.training, seed=spec.seed)
+            losses = train(
+                network,
+                spec.model.objective,
+                images,
+                labels,
+                spec=spec.training,
+                seed=spec.seed,
+                checkpoints=checkpoints,
+            )
         except DivergedError as error:
             outcome = {"spec": asdict(spec), "reason": str(error)}
             (folder / _DIVERGED).write_text(json.dumps(outcome, indent=1))

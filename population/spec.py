@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from typing import Any
 
 from population.errors import InputError, unknown_name
@@ -11,8 +11,9 @@ from population.errors import InputError, unknown_name
 #: Seeds are below this: scikit-learn's k-means takes no larger ones.
 SEEDS = 2**32
 
-#: Bumped when the meaning of stored results changes, so that old ones are not taken for new.
-FORMAT = 2
+#: Bumped when the meaning of stored results or a default in this module changes, so that old results are
+#: not taken for new ones.
+FORMAT = 3
 
 METHOD_NAMES = ("merge", "prune", "filters", "random")
 PROBES = ("frozen", "refit")
@@ -347,14 +348,26 @@ class ReportSpec:
 def canonical(*parts: Any) -> str:
     """One line of JSON that is equal for equal specs and differs for different ones.
 
+    Fields that have their default value are left out, so that a new option leaves the keys of finished work
+    as they were.
+
     Args:
         parts: frozen dataclasses of this module, strings, numbers, None, or lists of these.
     """
+    return json.dumps([FORMAT, *map(_plain, parts)], sort_keys=True, separators=(",", ":"), allow_nan=False)
 
-    def encode(part: Any) -> Any:
-        return {type(part).__name__: asdict(part)} if hasattr(part, "__dataclass_fields__") else part
 
-    return json.dumps([FORMAT, *map(encode, parts)], sort_keys=True, separators=(",", ":"), allow_nan=False)
+def _plain(part: Any) -> Any:
+    if is_dataclass(part):
+        told = [f for f in fields(part) if not _is_default(f, getattr(part, f.name))]
+        return {type(part).__name__: {f.name: _plain(getattr(part, f.name)) for f in told}}
+    return [_plain(p) for p in part] if isinstance(part, (list, tuple)) else part
+
+
+def _is_default(declared: "Field[Any]", value: Any) -> bool:
+    if declared.default_factory is not MISSING:
+        return bool(value == declared.default_factory())
+    return declared.default is not MISSING and bool(value == declared.default)
 
 
 def key(*parts: Any) -> str:

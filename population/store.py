@@ -68,6 +68,7 @@ class Store:
                 produce(partial)
                 _write_manifest(partial)
                 partial.rename(entry)
+                shutil.rmtree(self.unfinished(kind, key), ignore_errors=True)
             except BaseException:
                 shutil.rmtree(partial, ignore_errors=True)
                 raise
@@ -83,6 +84,14 @@ class Store:
         return InputError(
             f"the disk of the store {self.root} is full; make room, and the same command goes on from here"
         )
+
+    def unfinished(self, kind: str, key: str) -> Path:
+        """Folder beside an entry in which its producer may keep what a later attempt goes on from.
+
+        Nothing checks what is in it, and it is removed when the entry is there. Only a producer, which holds
+        the entry's lock, may use it.
+        """
+        return self.root / kind / f".{key}.unfinished"
 
     def has(self, kind: str, key: str) -> bool:
         """Whether there is an entry, which may be damaged."""

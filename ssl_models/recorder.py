@@ -1,5 +1,7 @@
 """What a network has learnt and forgotten again, epoch by epoch."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -40,11 +42,22 @@ class CorrectnessRecorder:
         self._model, self._images, self._labels = model, images, labels
         self._rows: list[NDArray[np.bool_]] = []
 
+    def after_step(self, step: int, total: int) -> None:
+        """Nothing to note."""
+
     def after_epoch(self, epoch: int) -> None:
         """Notes the next row of ``correct``."""
         with torch.inference_mode():
             predicted = torch.cat([self._model(batch).argmax(1) for batch in batches(self._images)])
         self._rows.append((predicted == self._labels).cpu().numpy())
+
+    def state(self) -> dict[str, Tensor]:
+        """The rows so far, one tensor per epoch."""
+        return {f"epoch-{i}": torch.from_numpy(row) for i, row in enumerate(self._rows)}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Takes the rows that ``state`` gave."""
+        self._rows = [state[f"epoch-{i}"].numpy() for i in range(len(state))]
 
     @property
     def correct(self) -> NDArray[np.bool_]:

@@ -3,8 +3,8 @@
 import contextlib
 import math
 import os
-from collections.abc import Iterator
-from typing import Any, Protocol
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +12,8 @@ from torch import Tensor
 from population.spec import TrainingSpec
 from ssl_models.augment import random_view
 from ssl_models.backbones import Classifier
+from ssl_models.checkpoint import Checkpoints, Resumable, TrainingState
+from ssl_models.hooks import TrainingHook
 from ssl_models.objectives import OBJECTIVES, Objective
 
 _WARMUP = 0.1
@@ -19,18 +21,6 @@ _WARMUP = 0.1
 
 class DivergedError(RuntimeError):
     """Training ended in numbers that are not finite; the message says which."""
-
-
-class TrainingHook(Protocol):
-    """Is told how far training has come. It knows the model from its own making."""
-
-    def after_epoch(self, epoch: int) -> None:
-        """Comes after the last step of an epoch, with the model in eval mode.
-
-        Args:
-            epoch: from 0.
-        """
-        ...
 
 
 def train(
@@ -41,7 +31,8 @@ def train(
     *,
     spec: TrainingSpec,
     seed: int,
-    hook: TrainingHook | None = None,
+    hooks: Sequence[TrainingHook] = (),
+    checkpoints: Checkpoints | None = None,
 ) -> list[float]:
     """Trains a model in place.
 
@@ -58,7 +49,8 @@ def train(
         spec: epochs, batch size, rates, augmentation.
         seed: of the initial heads, the order of images, and the views; the global random state is left
             as it was.
-        hook: is told of the end of each epoch.
+        hooks: are told of the end of each step and epoch, in this order.
+        checkpoints: where training that was stopped goes on from; the result has the same bits.
 
     Returns:
         Mean loss of each epoch.
@@ -80,28 +72,41 @@ def train(
     batch = min(spec.batch_size, len(images))
     steps = len(images) // batch
     total = steps * spec.epochs
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, total))
-    losses = []
+    step, losses = 0, list[float]()
+    epoch_losses = torch.zeros(steps, device=images.device)
+    order = torch.zeros(len(images), dtype=torch.int64, device=images.device)
+    everything = Resumable(learner, optimizer, generator, hooks, {"losses": epoch_losses, "order": order})
+    resumed = None if checkpoints is None else checkpoints.load()
+    if resumed is not None:
+        step, losses = resumed.step, list(resumed.losses)
+        everything.restore(resumed.tensors)
     with deterministic():
-        for epoch in range(spec.epochs):
-            order = torch.randperm(len(images), generator=generator, device=images.device)
-            epoch_losses = []
-            for step in range(steps):
-                index = order[step * batch : (step + 1) * batch]
-                loss = _step(learner, images[index], labels[index], spec, generator)
-                optimizer.zero_grad(set_to_none=True)
-                torch.autograd.backward(loss)
-                optimizer.step()
-                schedule.step()
-                learner.after_step((epoch * steps + step + 1) / total)
-                epoch_losses.append(loss.detach())
-            losses.append(float(torch.stack(epoch_losses).mean()))
-            if not math.isfinite(losses[-1]):
-                raise DivergedError(f"its loss is {losses[-1]} in epoch {epoch + 1}")
-            if hook is not None:
+        while step < total:
+            epoch, position = divmod(step, steps)
+            if position == 0:
+                torch.randperm(len(images), generator=generator, out=order)
+            for group in optimizer.param_groups:
+                group["lr"] = spec.learning_rate * _rate(step, total)
+            index = order[position * batch : (position + 1) * batch]
+            loss = _step(learner, images[index], labels[index], spec, generator)
+            optimizer.zero_grad(set_to_none=True)
+            torch.autograd.backward(loss)
+            optimizer.step()
+            step += 1
+            epoch_losses[position] = loss.detach()
+            learner.after_step(step / total)
+            for hook in hooks:
+                hook.after_step(step, total)
+            if position == steps - 1:
+                losses.append(float(epoch_losses.mean()))
+                if not math.isfinite(losses[-1]):
+                    raise DivergedError(f"its loss is {losses[-1]} in epoch {epoch + 1}")
                 model.eval()
-                hook.after_epoch(epoch)
+                for hook in hooks:
+                    hook.after_epoch(epoch)
                 learner.train()
+            if checkpoints is not None and checkpoints.due and step < total:
+                checkpoints.save(TrainingState(step, everything.tensors(), tuple(losses)))
     model.eval()
     _check_finite(model, images[:batch])
     return losses

@@ -23,12 +23,12 @@ def note_training() -> None:
     notes, diverging = Path(sys.argv[1]), {int(seed) for seed in sys.argv[2].split(",") if seed}
     train = trained.train
 
-    def noted(*arguments: Any, spec: Any, seed: int) -> list[float]:
+    def noted(*arguments: Any, spec: Any, **rest: Any) -> list[float]:
         with notes.open("a") as stream:
-            stream.write(f"{seed}\n")
-        if seed in diverging:
+            stream.write(f"{rest['seed']}\n")
+        if rest["seed"] in diverging:
             spec = dataclasses.replace(spec, learning_rate=NAN_RATE)
-        return train(*arguments, spec=spec, seed=seed)
+        return train(*arguments, spec=spec, **rest)
 
     trained.train = noted
 

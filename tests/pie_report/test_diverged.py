@@ -39,10 +39,11 @@ def diverging(monkeypatch: pytest.MonkeyPatch) -> Break:
     def diverge(*seeds: int) -> list[int]:
         begun: list[int] = []
 
-        def broken(*arguments: Any, spec: Any, seed: int) -> list[float]:
+        def broken(*arguments: Any, spec: Any, **rest: Any) -> list[float]:
+            seed = rest["seed"]
             begun.append(seed)
             rate = 1e30 if seed in seeds else spec.learning_rate
-            return train(*arguments, spec=replace(spec, learning_rate=rate), seed=seed)
+            return train(*arguments, spec=replace(spec, learning_rate=rate), **rest)
 
         monkeypatch.setattr(trained, "train", broken)
         return begun

@@ -1,5 +1,5 @@
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -47,7 +47,7 @@ def network(objective: str = "supervised") -> Classifier:
 def recorded(digits: tuple[Tensor, Tensor]) -> tuple[Classifier, list[float], np.ndarray]:
     model = network()
     recorder = CorrectnessRecorder(model, "supervised", *digits)
-    losses = train(model, "supervised", *digits, spec=spec(), seed=3, hook=recorder)
+    losses = train(model, "supervised", *digits, spec=spec(), seed=3, hooks=[recorder])
     return model, losses, recorder.correct
 
 
@@ -112,8 +112,17 @@ class Modes:
         self.model = model
         self.told: list[tuple[int, bool]] = []
 
+    def after_step(self, step: int, total: int) -> None:
+        pass
+
     def after_epoch(self, epoch: int) -> None:
         self.told.append((epoch, any(module.training for module in self.model.modules())))
+
+    def state(self) -> dict[str, Tensor]:
+        return {}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        pass
 
 
 @pytest.mark.parametrize("objective", ["supervised", "byol"])
@@ -122,7 +131,7 @@ def test_a_hook_is_told_of_each_epoch_in_eval_mode_and_training_goes_on_as_witho
 ) -> None:
     model, other = network(objective), network(objective)
     hook = Modes(model)
-    losses = train(model, objective, *digits, spec=spec(objective, 3), seed=3, hook=hook)
+    losses = train(model, objective, *digits, spec=spec(objective, 3), seed=3, hooks=[hook])
     assert hook.told == [(0, False), (1, False), (2, False)]
     assert losses == train(other, objective, *digits, spec=spec(objective, 3), seed=3)
 

@@ -1,5 +1,6 @@
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 from population.spec import TrainingSpec
 from ssl_models import build_model, load_data
 from ssl_models.backbones import Classifier
+from ssl_models.checkpoint import Checkpoints
 from ssl_models.presets import preset
 from ssl_models.training import DivergedError, train
 
@@ -152,3 +154,70 @@ def test_the_first_step_is_adams(digits: tuple[torch.Tensor, torch.Tensor]) -> N
     after, _ = trained("supervised", few, seed=0, epochs=1, learning_rate=0.01, weight_decay=0.5)
     moved = (after["head.bias"] - start["head.bias"] * (1 - 0.01 * 0.5)).abs()
     torch.testing.assert_close(moved, torch.full_like(moved, 0.01), rtol=1e-3, atol=0)
+
+
+class KilledError(Exception):
+    """Stands for a kill."""
+
+
+class KilledAfter:
+    """A hook that ends training at one step, and keeps a number that it counts."""
+
+    def __init__(self, step: int) -> None:
+        self.step, self.count = step, torch.zeros(1, dtype=torch.int64)
+
+    def after_step(self, step: int, total: int) -> None:
+        if step == self.step:
+            raise KilledError
+        self.count += step
+
+    def after_epoch(self, epoch: int) -> None:
+        pass
+
+    def state(self) -> dict[str, torch.Tensor]:
+        return {"count": self.count}
+
+    def restore(self, state: Mapping[str, torch.Tensor]) -> None:
+        self.count = state["count"].clone()
+
+
+@pytest.mark.parametrize("objective", ["supervised", "simclr", "byol", "supcon"])
+@pytest.mark.parametrize("killed", [2, 5, 6])  # there are 4 steps an epoch: within one, and at an end
+def test_training_that_was_killed_goes_on_to_the_same_bits(
+    objective: str, killed: int, digits: tuple[torch.Tensor, torch.Tensor], tmp_path: Path
+) -> None:
+    expected, losses = trained(objective, digits, seed=3)
+    with pytest.raises(KilledError):
+        train(
+            network(objective), objective, *digits, spec=spec(objective), seed=3,
+            hooks=[KilledAfter(killed)], checkpoints=Checkpoints(tmp_path, seconds=0),
+        )  # fmt: skip
+    resumed = Checkpoints(tmp_path, seconds=0)
+    state = resumed.load()
+    assert state is not None
+    assert state.step == killed - 1
+    model, hook = network(objective, seed=9), KilledAfter(-1)
+    assert (
+        train(model, objective, *digits, spec=spec(objective), seed=3, hooks=[hook], checkpoints=resumed)
+        == losses
+    )
+    assert same(expected, model.state_dict())
+    assert int(hook.count) == sum(range(1, 9))
+
+
+def test_a_damaged_checkpoint_is_named_and_training_starts_again(
+    digits: tuple[torch.Tensor, torch.Tensor], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    expected, losses = trained("supervised", digits, seed=3)
+    (tmp_path / "training.safetensors").write_bytes(b"half a file")
+    model = network("supervised")
+    checkpoints = Checkpoints(tmp_path)
+    arguments = {"spec": spec("supervised"), "seed": 3, "checkpoints": checkpoints}
+    assert train(model, "supervised", *digits, **arguments) == losses
+    assert same(expected, model.state_dict())
+    assert "training.safetensors is damaged" in caplog.text
+
+
+def test_checkpoints_come_no_more_often_than_asked(tmp_path: Path) -> None:
+    assert Checkpoints(tmp_path, seconds=0).due
+    assert not Checkpoints(tmp_path, seconds=60).due
