@@ -186,6 +186,39 @@ def plot_pies(table: pd.DataFrame, ax: Axes) -> Axes:
     return ax
 
 
+def plot_across(table: pd.DataFrame, ax: Axes) -> Axes:
+    """Draws the share of PIEs of several populations under the same conditions, beside their seed noise.
+
+    Args:
+        table: columns run, condition, pie_share, null_share, null_low, null_high (fractions of the images).
+        ax: where to draw.
+
+    Returns:
+        The axes: one row per condition from the top, in it one line per run. A filled point is the share of
+        PIEs, the bar the interval of the seed noise.
+    """
+    styles = looks(table["run"])
+    conditions = list(dict.fromkeys(table["condition"]))
+    gap = 0.7 / len(styles)
+    for place, (run, look) in enumerate(styles.items()):
+        rows = table[table["run"] == run]
+        y = np.array([conditions.index(c) for c in rows["condition"]]) + gap * (place - (len(styles) - 1) / 2)
+        ax.hlines(y, rows["null_low"], rows["null_high"], color=look.colour, linewidth=3, alpha=0.35)
+        ax.plot(rows["null_share"], y, "|", color=look.colour, markersize=5)
+        ax.plot(
+            rows["pie_share"], y, look.marker, color=look.colour, markersize=5, markeredgecolor="white",
+            label=plain(str(run)),
+        )  # fmt: skip
+    ax.plot([], [], "|-", color=MUTED, linewidth=3, alpha=0.6, label="seed noise (95%)")
+    ax.set_yticks(range(len(conditions)), [plain(str(c)) for c in conditions])
+    ax.set_ylim(len(conditions) - 0.5, -0.5)
+    ax.grid(visible=False, axis="y")
+    ax.set_xlim(left=0)
+    ax.xaxis.set_major_formatter(PercentFormatter(xmax=1))
+    ax.set_xlabel("images that are PIEs")
+    return ax
+
+
 def plot_cka(table: pd.DataFrame, ax: Axes) -> Axes:
     """Draws the similarity to the dense network, layer by layer, one line per condition.
 

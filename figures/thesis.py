@@ -191,6 +191,21 @@ def _pies(summary: pd.DataFrame) -> pd.DataFrame:
     return table[["condition", *KIND_COLOURS, *_PIES[3:]]]
 
 
+def _across(populations: pd.DataFrame) -> pd.DataFrame:
+    counts = {
+        "null_share": "expected_null",
+        "null_low": "expected_null_low",
+        "null_high": "expected_null_high",
+    }
+    table = _numbers(populations, ("pie_share", "images", *counts.values())).dropna(subset="pie_share")
+    shares = {name: table[count] / table["images"] for name, count in counts.items()}
+    return table.assign(**shares)[["run", "condition", "pie_share", *counts]]
+
+
+def _across_height(table: pd.DataFrame) -> float:
+    return 1.0 + table["condition"].nunique() * (0.14 + 0.09 * table["run"].nunique())
+
+
 def _overlap(intersections: pd.DataFrame) -> pd.DataFrame:
     return intersections.rename(columns={"count": "images"}).astype({"images": int})
 
@@ -250,6 +265,13 @@ FIGURES: Mapping[str, ThesisFigure] = MappingProxyType(
             plots.plot_pies, "summary", ("condition", *_PIES), _pies, lambda table: 1.05 + 0.3 * len(table)
         ),
         "overlap": ThesisFigure(plot_upset, "intersections", ("count",), _overlap, lambda _: 3.4),
+        "across": ThesisFigure(
+            plots.plot_across,
+            "populations",
+            ("run", "condition", "pie_share", "images", *_PIES[-3:]),
+            _across,
+            _across_height,
+        ),
         "cka": ThesisFigure(plots.plot_cka, "cka", ("condition", "layer", *_CKA), _cka, lambda _: 3.8),
         "cka-map": ThesisFigure(
             plots.plot_cka_map,
@@ -269,4 +291,4 @@ FIGURES: Mapping[str, ThesisFigure] = MappingProxyType(
         ),
     }
 )
-"""The figures of a run, by the name of their files."""
+"""The figures of a run, and of several runs beside each other, by the name of their files."""

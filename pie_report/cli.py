@@ -146,6 +146,23 @@ class Compare:
 
 
 @dataclass(frozen=True)
+class Across:
+    """Put reports on several populations of the same images side by side.
+
+    Attributes:
+        runs: folders of at least two reports.
+        out: folder of the comparison.
+        seed: of the permutation tests.
+        messages: what is printed.
+    """
+
+    runs: tyro.conf.Positional[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="RUN")]]
+    out: Annotated[Path, tyro.conf.arg(metavar="DIR")]
+    seed: int = 0
+    messages: Messages = Messages()
+
+
+@dataclass(frozen=True)
 class Gallery:
     """Build the gallery of a run again from its tables.
 
@@ -276,6 +293,18 @@ def _compare(flags: Compare) -> None:
     _finish(flags.messages, write_run(report, flags.out))
 
 
+def _across(flags: Across) -> None:
+    from pie_report.across import compare_across, load_runs
+    from pie_report.across_folder import check_across_output, write_across
+
+    if flags.seed < 0:
+        raise InputError(f"--seed must not be negative, not {flags.seed}")
+    check_across_output(flags.out)
+    found = compare_across(load_runs(flags.runs), seed=flags.seed)
+    page = write_across(found, flags.out, seed=flags.seed)
+    _finish(flags.messages, page, document="across.json")
+
+
 def _gallery(flags: Gallery) -> None:
     from pie_report.run_folder import render_gallery
 
@@ -330,15 +359,18 @@ def _as_json(content: object) -> str:
     return json.dumps(content, indent=1)
 
 
-def _finish(messages: Messages, path: Path, *, run: Path | None = None) -> None:
-    """Prints where the result is, or the report itself."""
-    document = (run or path.parent) / "report.json"
-    print(document.read_text(encoding="utf-8").rstrip() if messages.json else path.absolute())
+def _finish(
+    messages: Messages, path: Path, *, run: Path | None = None, document: str = "report.json"
+) -> None:
+    """Prints where the result is, or the document itself."""
+    told = (run or path.parent) / document
+    print(told.read_text(encoding="utf-8").rstrip() if messages.json else path.absolute())
 
 
 _COMMANDS: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
     "report": (Report, _report),
     "compare": (Compare, _compare),
+    "across": (Across, _across),
     "gallery": (Gallery, _gallery),
     "figures": (Figures, _figures),
     "stats": (Stats, _stats),
@@ -349,6 +381,7 @@ _COMMANDS: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
 _EXAMPLES = {
     "report": "pie-report --model simclr_r18 --merge 0.5 --prune 0.9",
     "compare": "pie compare dense.npz compressed.npz --design independent --out cmp",
+    "across": "pie across runs/simclr runs/supervised --out runs/objectives",
     "gallery": "pie gallery runs/x",
     "figures": "pie figures runs/x",
     "stats": "pie stats runs/x --side-labels human_votes.csv",

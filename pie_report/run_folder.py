@@ -1,50 +1,25 @@
-"""The folder that a report ends in: checked before the work, replaced whole after it."""
+"""A run folder: the folder that a report ends in."""
 
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
-
-from filelock import FileLock
 
 from figures.gallery.build import build_gallery
 from figures.gallery.exhibits import Exhibits
 from figures.thesis import FIGURES, draw_figures
 from pie_report.html.render import render_page
+from pie_report.output import check_folder, replace_parts
 from pie_report.report import Report, load_document
-from population.errors import InputError, disk_is_full
-from population.signals import stops_held
+from population.errors import InputError
 
 #: The report first: a folder that has it is known as a run, should the rest be cut off.
 _OWN_NAMES = ("report.json", "tables", "predictions", "exhibits.npz", "figures", "gallery", "index.html")
-#: Begins the name of the folder in which a run is made; one that is left was cut off.
-_WORKSHOP = ".pie-"
-#: One process at a time writes a run. Named like a workshop, as it is also left by what was killed.
-_LOCK = f"{_WORKSHOP}lock"
 #: Fields of ``spec`` that only the work settles.
 _SETTLED_LATER = ("seeds", "excluded_seeds")
 
 
 def check_output(out: Path) -> None:
     """Raises InputError unless a report may be written here: a new, an empty or a run's folder."""
-    try:
-        existing = next(p for p in (out, *out.absolute().parents) if p.exists() or p.is_symlink())
-        if not existing.is_dir():
-            raise InputError(f"cannot write {out}: {existing} is not a folder")
-        with tempfile.TemporaryDirectory(dir=existing, prefix=_WORKSHOP):
-            pass
-        holds_files = out.exists() and any(not p.name.startswith(_WORKSHOP) for p in out.iterdir())
-    except OSError as error:
-        raise InputError(f"cannot write {out}: {error.strerror}") from error
-    if holds_files:
-        try:
-            load_document(out)
-        except InputError as error:
-            raise InputError(
-                f"{out} holds other files than a report; choose a new or an empty --out"
-            ) from error
+    check_folder(out, load_own=load_document, what="a report")
 
 
 def check_same_spec(out: Path, document: dict[str, Any], *, force: bool) -> None:
@@ -85,48 +60,13 @@ def write_run(report: Report, out: Path) -> Path:
     Raises:
         InputError: if the disk of the folder is full.
     """
-    with _held(out):
-        for left in out.glob(f"{_WORKSHOP}*/"):
-            shutil.rmtree(left, ignore_errors=True)  # another process may be just removing it
-        # Inside the folder, which may be the only one on its disk, or the only one that may be written.
-        with tempfile.TemporaryDirectory(dir=out, prefix=_WORKSHOP) as workshop:
-            fresh = Path(workshop) / "new"
-            report.save(fresh)
-            render_run(fresh)
-            with stops_held():
-                for name in _OWN_NAMES:
-                    _replace(fresh / name, out / name, Path(workshop) / f"old-{name}")
+
+    def make(folder: Path) -> None:
+        report.save(folder)
+        render_run(folder)
+
+    replace_parts(out, _OWN_NAMES, make)
     return out / "index.html"
-
-
-@contextmanager
-def _held(out: Path) -> Iterator[None]:
-    """The folder, for this process alone; it is removed again if it was made here and nothing came of it."""
-    made = [folder for folder in (out, *out.parents) if not folder.exists()]
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with FileLock(out / _LOCK):
-            try:
-                yield
-            finally:
-                (out / _LOCK).unlink()
-    except BaseException as error:
-        with suppress(OSError):  # another process may be at work in it
-            for folder in made:
-                folder.rmdir()
-        if disk_is_full(error):
-            raise InputError(f"cannot write {out}: its disk is full; make room and run again") from error
-        raise
-
-
-def _replace(fresh: Path, place: Path, old: Path) -> None:
-    if fresh.is_file():
-        fresh.replace(place)
-        return
-    if place.exists():
-        place.rename(old)
-    if fresh.exists():
-        fresh.rename(place)
 
 
 def render_run(folder: Path) -> None:

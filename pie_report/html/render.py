@@ -89,22 +89,13 @@ def render_page(
     Returns:
         The text of index.html. Its links are relative to the run folder.
     """
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= FILTERS
     entries = pie_entries(tables["pies"])
     views = [
         _view(report, number, entries, has_gallery)
         for number, report in enumerate(document["compressed"], start=1)
     ]
-    style = (TEMPLATES / "page.css").read_text(encoding="utf-8")
-    return environment.get_template("page.html.j2").render(
-        style=Markup(style),  # noqa: S704 - our own file
+    return _fill(
+        "page.html.j2",
         document=document,
         spec=document["spec"],
         data=document["data"],
@@ -114,6 +105,37 @@ def render_page(
         figures=list(figures),
         has_gallery=has_gallery,
         pitfall=_pitfall(document),
+    )
+
+
+def render_across(tables: Mapping[str, list[dict[str, Any]]], *, figures: Collection[str], seed: int) -> str:
+    """Writes the page of several runs beside each other.
+
+    Args:
+        tables: rows of the tables of ``pie_report.across.Across`` by name; values that are not known are
+            None.
+        figures: names of the figures that exist.
+        seed: of the rearrangements.
+
+    Returns:
+        The text of index.html.
+    """
+    return _fill("across.html.j2", tables=tables, figures=list(figures), seed=seed)
+
+
+def _fill(template: str, **values: object) -> str:
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= FILTERS
+    style = (TEMPLATES / "page.css").read_text(encoding="utf-8")
+    return environment.get_template(template).render(
+        style=Markup(style),  # noqa: S704 - our own file
+        **values,
     )
 
 

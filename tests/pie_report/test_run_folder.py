@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pie_report import run_folder
+from pie_report import output, run_folder
 from pie_report.report import Report
 from pie_report.run_folder import check_output, check_same_spec, render_figures, render_gallery, write_run
 from population.errors import InputError
@@ -250,7 +250,7 @@ def test_an_interruption_waits_until_the_report_is_in_place(
     monkeypatch: pytest.MonkeyPatch,
     number: signal.Signals,
 ) -> None:
-    replace = run_folder._replace
+    replace = output._replace
 
     def interrupted(*places: Path) -> None:
         signal.raise_signal(number)
@@ -259,7 +259,7 @@ def test_an_interruption_waits_until_the_report_is_in_place(
     def stop(number: int, frame: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run_folder, "_replace", interrupted)
+    monkeypatch.setattr(output, "_replace", interrupted)
     before = signal.signal(number, stop)
     try:
         with pytest.raises(KeyboardInterrupt):
@@ -289,14 +289,14 @@ def test_one_process_at_a_time_writes_a_run(report: Any, tmp_path: Path, plain_r
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from pie_report import run_folder
+from pie_report import output, run_folder
 from pie_report.report import Report
 
 def render(folder):
     (folder / "index.html").write_text("page")
 
 moves = int(sys.argv[2])
-replace = run_folder._replace
+replace = output._replace
 
 def count(*places):
     global moves
@@ -305,7 +305,7 @@ def count(*places):
     moves -= 1
     replace(*places)
 
-run_folder.render_run, run_folder._replace = render, count
+run_folder.render_run, output._replace = render, count
 document = {"schema": 1, "spec": {"seed": 0}, "data": {}, "dense": {}, "compressed": []}
 run_folder.write_run(Report(document, {}, None, {}), Path(sys.argv[1]))
 """

@@ -1,0 +1,215 @@
+"""``pie across``: reports on several populations of the same images, side by side. No torch here.
+
+What one report cannot say: does a learning method forget more, or other images, than another one does?
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.stats import false_discovery_control
+
+from pie.effects import layout_effects
+from pie.overlap import pairwise_overlap
+from pie_report.report import Report
+from population.errors import InputError
+from population.predictions import Predictions
+
+_COLUMNS = (
+    "condition", "method", "amount", "repair", "design", "k", "accuracy", "accuracy_low", "accuracy_high",
+    "params_kept", "macs_kept", "pies", "pie_share", "expected_null", "expected_null_low",
+    "expected_null_high", "excess", "p_value", "forgotten", "gained", "still_wrong",
+)  # fmt: skip
+_P_VALUES = {"p_value": "p_adjusted", "p_given_margin": "p_given_margin_adjusted"}
+
+
+@dataclass(frozen=True, eq=False)
+class Across:
+    """Several runs beside each other.
+
+    Attributes:
+        runs: one row per run: run (its name), model, members, data, accuracy of the dense networks.
+        populations: the rows of all summaries, with columns ``run`` and ``images`` (their number).
+        overlap: for every condition that two runs share, their PIE sets as in ``pairwise_overlap``, with a
+            column ``condition``; p-values are adjusted over all rows.
+        effects: per outcome the rows of ``layout_effects``; none where runs or conditions are too few.
+    """
+
+    runs: pd.DataFrame
+    populations: pd.DataFrame
+    overlap: pd.DataFrame
+    effects: pd.DataFrame
+
+    @property
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Those tables that have rows, by the name of their file."""
+        named = {name: getattr(self, name) for name in ("runs", "populations", "overlap", "effects")}
+        return {name: table for name, table in named.items() if len(table)}
+
+
+def load_runs(folders: Sequence[Path]) -> dict[str, Report]:
+    """Reads the runs that are to be compared.
+
+    Args:
+        folders: of at least two reports on the same images.
+
+    Returns:
+        Reports by name: the model, with its first seed or else its folder where several have the same.
+
+    Raises:
+        InputError: if there are fewer than two, one is no run or of a single network, or they are not of the
+            same images.
+    """
+    if len(folders) < 2:
+        raise InputError(f"pie across needs at least 2 runs, not {len(folders)}")
+    reports = [Report.load(folder) for folder in folders]
+    for folder, report in zip(folders, reports, strict=True):
+        if report.predictions["dense"].k == 1:
+            raise InputError(f"{folder} is of a single network; pie across compares populations")
+        _check_same_images(folders[0], reports[0].predictions["dense"], folder, report.predictions["dense"])
+    return dict(zip(_names(folders, reports), reports, strict=True))
+
+
+def _check_same_images(first: Path, reference: Predictions, folder: Path, other: Predictions) -> None:
+    if set(reference.sample_id.tolist()) != set(other.sample_id.tolist()):
+        raise InputError(f"{first} and {folder} are of different images")
+    label = other.align(reference.sample_id).label
+    if (label is None) != (reference.label is None) or not np.array_equal(label, reference.label):
+        raise InputError(f"{first} and {folder} give the same images different true labels")
+
+
+def _names(folders: Sequence[Path], reports: Sequence[Report]) -> list[str]:
+    """The shortest names that tell all runs apart."""
+    specs = [report.document["spec"] for report in reports]
+    models = [str(spec["model"] or folder.name) for spec, folder in zip(specs, folders, strict=True)]
+    seeded = [f"{model}, seed {spec['seed']}" for model, spec in zip(models, specs, strict=True)]
+    placed = [f"{model}, {folder.name}" for model, folder in zip(models, folders, strict=True)]
+    for names in (models, seeded, placed):
+        if len(set(names)) == len(names):
+            return names
+    twice = Counter(placed).most_common(1)[0][0]
+    raise InputError(f"two runs are both called {twice!r}; give each folder a name of its own")
+
+
+def compare_across(runs: Mapping[str, Report], *, seed: int) -> Across:
+    """Puts populations side by side, and asks whether they forget the same images, and equally many.
+
+    Overlap: PIEs of one condition in two runs, against chance, and against chance among images of the same
+    dense margin, which is the mean over the runs. Two runs of one model with other seeds show what two
+    populations of the same kind have in common.
+
+    Effects: of the condition (method, amount and repair), of the run (say, its objective), and of each on the
+    other, on two outcomes of every member: the share of images on which it differs from the dense network
+    it was made from, and the change of its accuracy. Only paired conditions that all runs have count.
+
+    Args:
+        runs: from ``load_runs``.
+        seed: of the rearrangements.
+    """
+    first = next(iter(runs.values())).predictions["dense"]
+    overlap = _overlap(runs, first.sample_id)
+    return Across(
+        runs=pd.DataFrame([_run_row(name, report) for name, report in runs.items()]),
+        populations=pd.concat([_population_rows(n, r) for n, r in runs.items()], ignore_index=True),
+        overlap=overlap,
+        effects=_effects(runs, seed=seed),
+    )
+
+
+def _run_row(name: str, report: Report) -> dict[str, Any]:
+    spec, dense = report.document["spec"], report.document["dense"]
+    accuracy = dense["accuracy"] or dict.fromkeys(("mean", "low", "high"))
+    return {
+        "run": name,
+        "model": spec["model"],
+        "data": spec["data"],
+        "members": dense["k"],
+        "accuracy": accuracy["mean"],
+        "accuracy_low": accuracy["low"],
+        "accuracy_high": accuracy["high"],
+        "command_line": spec["command_line"],
+    }
+
+
+def _population_rows(name: str, report: Report) -> pd.DataFrame:
+    summary = report.tables["summary"].reindex(columns=list(_COLUMNS))
+    images = report.document["data"]["n_test"]
+    return summary.assign(run=name, images=images)[["run", *_COLUMNS, "images"]]
+
+
+def _paired(report: Report) -> list[str]:
+    return [c["condition"] for c in report.document["compressed"] if c["design"] == "paired"]
+
+
+def _pie_rows(report: Report, sample_id: NDArray[np.str_]) -> dict[str, pd.DataFrame]:
+    """Rows of the table ``pies`` of every condition, in the order of the ids."""
+    parts = report.tables["pies"].groupby("condition", sort=False)
+    return {str(condition): rows.set_index("sample_id").loc[sample_id] for condition, rows in parts}
+
+
+def _overlap(runs: Mapping[str, Report], sample_id: NDArray[np.str_]) -> pd.DataFrame:
+    rows = {name: _pie_rows(report, sample_id) for name, report in runs.items()}
+    margins = [
+        next(iter(parts.values()))["margin_dense"].to_numpy(dtype=float, na_value=np.nan)
+        for parts in rows.values()
+    ]
+    margin = np.mean(margins, axis=0)
+    tables = []
+    for condition in dict.fromkeys(c for parts in rows.values() for c in parts):
+        sets = {
+            name: parts[condition]["pie"].to_numpy(dtype=bool)
+            for name, parts in rows.items()
+            if condition in parts
+        }
+        if len(sets) > 1:
+            known = margin if np.isfinite(margin).all() else None
+            tables.append(pairwise_overlap(sets, dense_margin=known).assign(condition=condition))
+    if not tables:
+        return pd.DataFrame()
+    table = pd.concat(tables, ignore_index=True)
+    for p_value, adjusted in _P_VALUES.items():
+        if p_value in table:
+            table[adjusted] = false_discovery_control(table[p_value])
+    return table[["condition", *(c for c in table.columns if c != "condition")]]
+
+
+def _effects(runs: Mapping[str, Report], *, seed: int) -> pd.DataFrame:
+    shared = [c for c in _paired(next(iter(runs.values()))) if all(c in _paired(r) for r in runs.values())]
+    if len(shared) < 2:
+        return pd.DataFrame()
+    values = pd.concat([_member_values(n, r, shared) for n, r in runs.items()], ignore_index=True)
+    outcomes = [name for name in ("flips", "accuracy_change") if values[name].notna().all()]
+    tables = [
+        layout_effects(values.rename(columns={outcome: "value"}), seed=seed).assign(outcome=outcome)
+        for outcome in outcomes
+    ]
+    table = pd.concat(tables, ignore_index=True)
+    return table[["outcome", *(c for c in table.columns if c != "outcome")]]
+
+
+def _member_values(name: str, report: Report, conditions: Sequence[str]) -> pd.DataFrame:
+    """Outcomes of every member under every condition."""
+    dense = report.predictions["dense"]
+    tables = []
+    for condition in conditions:
+        after = report.predictions[condition].align(dense.sample_id)
+        flips = (after.predicted != dense.predicted).mean(axis=1)
+        change: NDArray[np.float64] | None = None
+        if dense.label is not None:
+            change = (after.predicted == dense.label).mean(axis=1) - (dense.predicted == dense.label).mean(
+                axis=1
+            )
+        tables.append(
+            pd.DataFrame(
+                {
+                    "objective": name, "member": np.arange(dense.k), "method": condition, "flips": flips,
+                    "accuracy_change": change,
+                }
+            )
+        )  # fmt: skip
+    return pd.concat(tables, ignore_index=True)
