@@ -79,7 +79,9 @@ def _check_same_images(first: Path, reference: Predictions, folder: Path, other:
     if set(reference.sample_id.tolist()) != set(other.sample_id.tolist()):
         raise InputError(f"{first} and {folder} are of different images")
     label = other.align(reference.sample_id).label
-    if (label is None) != (reference.label is None) or not np.array_equal(label, reference.label):
+    if (None if label is None else label.tolist()) != (
+        None if reference.label is None else reference.label.tolist()
+    ):
         raise InputError(f"{first} and {folder} give the same images different true labels")
 
 
@@ -149,7 +151,7 @@ def _paired(report: Report) -> list[str]:
 def _pie_rows(report: Report, sample_id: NDArray[np.str_]) -> dict[str, pd.DataFrame]:
     """Rows of the table ``pies`` of every condition, in the order of the ids."""
     parts = report.tables["pies"].groupby("condition", sort=False)
-    return {str(condition): rows.set_index("sample_id").loc[sample_id] for condition, rows in parts}
+    return {str(condition): rows.set_index("sample_id").loc[sample_id.tolist()] for condition, rows in parts}
 
 
 def _overlap(runs: Mapping[str, Report], sample_id: NDArray[np.str_]) -> pd.DataFrame:

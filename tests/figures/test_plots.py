@@ -11,6 +11,7 @@ from matplotlib.text import Text
 from figures.plots import (
     NAMED_CLASSES,
     plot_accuracy_cost,
+    plot_across,
     plot_cka,
     plot_cka_map,
     plot_class_change,
@@ -346,3 +347,26 @@ def test_drawing_warns_of_nothing(ax: Axes) -> None:
         warnings.simplefilter("error")
         plot_accuracy_cost(cost_table().iloc[[2]].assign(accuracy_low=np.nan, accuracy_high=np.nan), ax)
         ax.figure.draw_without_rendering()
+
+
+def test_populations_stand_beside_their_seed_noise(ax: Axes) -> None:
+    table = pd.DataFrame(
+        {
+            "run": ["simclr", "simclr", "$b$"],
+            "condition": ["merge 0.5", "prune 0.9", "merge 0.5"],
+            "pie_share": [0.2, 0.1, 0.3],
+            "null_share": [0.05, 0.05, 0.08],
+            "null_low": [0.04, 0.04, 0.06],
+            "null_high": [0.07, 0.07, 0.11],
+        }
+    )
+    assert plot_across(table, ax) is ax
+    drawn = {line.get_label(): line for line in ax.lines}
+    np.testing.assert_array_equal(drawn["simclr"].get_xdata(), [0.2, 0.1])
+    np.testing.assert_array_equal(np.round(drawn["simclr"].get_ydata()), [0, 1])
+    np.testing.assert_array_equal(drawn[plain("$b$")].get_xdata(), [0.3])
+    assert drawn[plain("$b$")].get_ydata()[0] > drawn["simclr"].get_ydata()[0]
+    noise = [path.vertices[:, 0].tolist() for bars in ax.collections for path in bars.get_paths()]
+    assert noise == [[0.04, 0.07], [0.04, 0.07], [0.06, 0.11]]
+    assert {"merge 0.5", "prune 0.9"} <= set(texts(ax))
+    assert legend(ax) == ["simclr", plain("$b$"), "seed noise (95%)"]
