@@ -88,6 +88,7 @@ def build_report(
     baselines: Mapping[str, float | int] | None,
     dense: DenseResult,
     conditions: Sequence[ConditionResult],
+    scores: pd.DataFrame | None,
     exhibits: Exhibits | None,
     with_models: bool,
 ) -> Report:
@@ -99,6 +100,8 @@ def build_report(
         baselines: section ``baselines``.
         dense: the dense population.
         conditions: compressed populations, in the order of the report.
+        scores: what is known of the dense networks beside their predictions, as ``condition_statistics``
+            takes it.
         exhibits: images and maps for the gallery.
         with_models: whether models were run here, so that their libraries belong to the environment.
     """
@@ -120,7 +123,10 @@ def build_report(
         "overlap": records(overlap["overlap"]) if overlap else None,
     }
     predictions = {"dense": dense.predictions, **{c.condition: c.predictions for c in conditions}}
-    return Report(document, {**_tables(dense, conditions), **overlap}, exhibits, predictions)
+    tables = {**_tables(dense, conditions), **overlap}
+    if scores is not None:
+        tables["scores"] = scores.reset_index()
+    return Report(document, tables, exhibits, predictions)
 
 
 def _environment(with_models: bool) -> dict[str, str | None]:

@@ -268,7 +268,9 @@ def _train(flags: Train) -> None:
     with _progress(flags.messages) as progress:
         workers = _workers(flags.workers, population.member.device)
         exclude = flags.population.exclude_diverged
-        population = finish_members(population, (), progress, workers=workers, exclude_diverged=exclude)
+        population = finish_members(
+            population, (), progress, scores=False, workers=workers, exclude_diverged=exclude
+        )
     dense = population.dense_population()
     accuracies = (dense.predicted == dense.label).mean(axis=1)
     if flags.messages.json:

@@ -125,7 +125,9 @@ def compare(
         accuracy=population_accuracy(compressed, seed=seed) if labelled else None,
         pies=pies,
         classes=classes,
-        statistics=condition_statistics(dense, compressed, pies, design=chosen, side=side, seed=seed),
+        statistics=condition_statistics(
+            dense, compressed, pies, design=chosen, scores=None, side=side, seed=seed
+        ),
         predictions=compressed,
         explanation=None,
     )
@@ -140,6 +142,7 @@ def compare(
             cost=None,
         ),
         conditions=[result],
+        scores=None,
         exhibits=None,
         with_models=False,
     )

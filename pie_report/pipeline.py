@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import pandas as pd
 import torch
 from rich.progress import Progress
 
@@ -19,6 +20,7 @@ from pie_report.baselines import baseline_accuracies
 from pie_report.checkpoints import open_checkpoints
 from pie_report.explanations import explain
 from pie_report.members import Population
+from pie_report.network_scores import compute_scores, has_scores, mean_scores
 from pie_report.report import Report
 from pie_report.statistics import condition_statistics, with_side_labels
 from pie_report.trained import TrainedMembers
@@ -104,6 +106,7 @@ def finish_members(
     conditions: tuple[CompressionSpec, ...],
     progress: Progress,
     *,
+    scores: bool,
     workers: int,
     exclude_diverged: bool,
 ) -> Population:
@@ -112,6 +115,7 @@ def finish_members(
     Args:
         population: the members.
         conditions: compressions of each.
+        scores: also compute what ``pie_report.network_scores`` has of the dense members.
         progress: shows how many members are done.
         workers: number of processes; members do not depend on it.
         exclude_diverged: go on without members whose training diverges.
@@ -122,17 +126,21 @@ def finish_members(
     Raises:
         InputError: if a member diverges and is not to be left out, or fewer than 2 remain.
     """
-    waiting = [i for i in range(population.k) if not population.is_finished(i, conditions)]
+    waiting = [
+        i
+        for i in range(population.k)
+        if not population.is_finished(i, conditions) or (scores and not has_scores(population, i))
+    ]
     task = progress.add_task("members", total=population.k, completed=population.k - len(waiting))
-    shared = population, conditions, exclude_diverged
+    shared = population, conditions, scores, exclude_diverged
     for _ in run_tasks(_finish_member, shared, waiting, workers=workers):
         progress.advance(task)
     diverged = [population.seeds[i] for i in waiting if not population.is_finished(i, conditions)]
     return _without(population, diverged) if diverged else population
 
 
-def _finish_member(shared: tuple[Population, tuple[CompressionSpec, ...], bool], index: int) -> None:
-    population, conditions, exclude_diverged = shared
+def _finish_member(shared: tuple[Population, tuple[CompressionSpec, ...], bool, bool], index: int) -> None:
+    population, conditions, scores, exclude_diverged = shared
     with population.fixed_threads():
         try:
             population.dense_predictions(index)
@@ -145,6 +153,8 @@ def _finish_member(shared: tuple[Population, tuple[CompressionSpec, ...], bool],
             ) from error
         for condition in conditions:
             population.compressed_predictions(index, condition)
+        if scores:
+            compute_scores(population, index)
 
 
 def _without(population: Population, seeds: list[int]) -> Population:
@@ -219,15 +229,17 @@ def run(
         population,
         (*_identity(spec), *spec.conditions),
         progress,
+        scores=True,
         workers=workers,
         exclude_diverged=spec.population.exclude_diverged,
     )
     with population.fixed_threads():
         dense = population.dense_population()
+        scores = mean_scores(population)
         task = progress.add_task("comparing", total=len(spec.conditions))
         results, maps = [], {}
         for condition in spec.conditions:
-            result, maps[condition.title] = _compare(population, condition, dense, side)
+            result, maps[condition.title] = _compare(population, condition, dense, scores, side)
             results.append(result)
             progress.advance(task)
         return build_report(
@@ -236,6 +248,7 @@ def run(
             baselines=baseline_accuracies(population) if population.source.has_head else None,
             dense=_dense_result(spec, population, dense),
             conditions=results,
+            scores=scores,
             exhibits=_exhibits(population, results, maps),
             with_models=True,
         )
@@ -261,7 +274,11 @@ def _identity(spec: ReportSpec) -> tuple[CompressionSpec, ...]:
 
 
 def _compare(
-    population: Population, condition: CompressionSpec, dense: Predictions, side: SideData | None
+    population: Population,
+    condition: CompressionSpec,
+    dense: Predictions,
+    scores: pd.DataFrame,
+    side: SideData | None,
 ) -> tuple[ConditionResult, MapComparison]:
     seed = population.member.seed
     compressed = population.compressed_population(condition)
@@ -284,7 +301,9 @@ def _compare(
         accuracy=population_accuracy(compressed, seed=seed),
         pies=pies,
         classes=class_deltas(dense, compressed, design="paired", seed=seed),
-        statistics=condition_statistics(dense, compressed, pies, design="paired", side=side, seed=seed),
+        statistics=condition_statistics(
+            dense, compressed, pies, design="paired", scores=scores, side=side, seed=seed
+        ),
         predictions=compressed,
         explanation=explanation,
     )

@@ -41,6 +41,20 @@ class Report:
     exhibits: Exhibits | None
     predictions: Mapping[str, Predictions]
 
+    @property
+    def network_scores(self) -> pd.DataFrame | None:
+        """Table ``scores`` with ``sample_id`` as its index; None where there is none.
+
+        Raises:
+            InputError: if it has no such column.
+        """
+        table = self.tables.get("scores")
+        if table is None:
+            return None
+        if "sample_id" not in table:
+            raise InputError("tables/scores.csv lacks the column sample_id")
+        return table.set_index("sample_id")
+
     def save(self, folder: Path) -> None:
         """Writes report.json, tables/NAME.csv, predictions/*.npz and exhibits.npz into a folder."""
         tables = folder / "tables"

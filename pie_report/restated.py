@@ -1,7 +1,8 @@
-"""``pie stats``: the statistics of a run folder again, from the predictions in it."""
+"""``pie stats``: the statistics of a run folder again, from the predictions and scores in it."""
 
 from dataclasses import replace
 
+import numpy as np
 from threadpoolctl import threadpool_limits
 
 from pie.identify import PieTable, find_pies
@@ -17,6 +18,7 @@ from pie_report.statistics import (
     statistics_document,
     with_side_labels,
 )
+from population.errors import InputError
 
 
 def restated(report: Report, *, side: SideData | None, side_labels: str | None) -> Report:
@@ -29,10 +31,16 @@ def restated(report: Report, *, side: SideData | None, side_labels: str | None) 
 
     Returns:
         The report with these parts replaced; all others are as they were.
+
+    Raises:
+        InputError: if the table of scores does not fit the predictions.
     """
     document, dense = report.document, report.predictions["dense"]
     spec = document["spec"]
     seed, command_line = spec["seed"], with_side_labels(spec["command_line"], side_labels)
+    scores = report.network_scores
+    if scores is not None and not np.array_equal(scores.index, dense.sample_id):
+        raise InputError("tables/scores.csv is of other images than the predictions")
     found: dict[str, Statistics] = {}
     pies: dict[str, PieTable] = {}
     with threadpool_limits(limits=spec["threads"]):  # sums depend on it in the last bit
@@ -40,7 +48,9 @@ def restated(report: Report, *, side: SideData | None, side_labels: str | None) 
             name, design = condition["condition"], condition["design"]
             after = report.predictions[name]
             pies[name] = find_pies(dense, after, design=design, seed=seed)
-            found[name] = condition_statistics(dense, after, pies[name], design=design, side=side, seed=seed)
+            found[name] = condition_statistics(
+                dense, after, pies[name], design=design, scores=scores, side=side, seed=seed
+            )
     overlap = overlap_tables(pies)
     kept = {name: table for name, table in report.tables.items() if name not in TABLES}
     return replace(

@@ -25,8 +25,12 @@ from population.predictions import Predictions
 
 #: The score that all others are judged beside.
 KNOWN_SCORE = "mean_margin"
-#: All columns that ``dense_scores`` may have; side data have other ones.
-COMPUTED_SCORES = frozenset({KNOWN_SCORE, "vote_agreement", "vote_entropy", "ensemble_entropy", "el2n"})
+#: All columns that ``dense_scores`` may have.
+PREDICTION_SCORES = (KNOWN_SCORE, "vote_agreement", "vote_entropy", "ensemble_entropy", "el2n")
+#: All columns that ``pie_report.network_scores`` may have.
+NETWORK_SCORES = ("prediction_depth", "label_depth")
+#: Side data have other ones.
+COMPUTED_SCORES = frozenset({*PREDICTION_SCORES, *NETWORK_SCORES})
 #: Share of the images that are exemplars by distance.
 TOP_SHARE = 0.01
 #: Seed noise is small enough where it is at most this part of the PIEs that were found.
@@ -71,6 +75,7 @@ def condition_statistics(
     pies: PieTable,
     *,
     design: Design,
+    scores: pd.DataFrame | None,
     side: SideData | None,
     seed: int,
 ) -> Statistics:
@@ -81,6 +86,8 @@ def condition_statistics(
         compressed: after, with the samples in the same order.
         pies: of ``find_pies`` for these two.
         design: how they belong together.
+        scores: what is known of the dense networks beside their predictions, a column per score; one row per
+            sample, whose index is ``sample_id``, missing where a sample has no value.
         side: what else is known of the samples, under names that ``check_names`` takes.
         seed: of bootstraps, rearrangements and folds.
     """
@@ -118,8 +125,10 @@ def condition_statistics(
         }  # fmt: skip
     is_pie = pies.samples["pie"].to_numpy(dtype=bool)
     if dense.margin is not None:
-        scores = dense_scores(dense) if side is None else dense_scores(dense).join(side.scores)
-        found = tell_pies(is_pie, scores, known=KNOWN_SCORE, seed=seed)
+        told = dense_scores(dense)
+        for more in (scores, None if side is None else side.scores):
+            told = told if more is None else told.join(more)
+        found = tell_pies(is_pie, told, known=KNOWN_SCORE, seed=seed)
         section["difficulty"] = _difficulty(found)
         tables["difficulty"] = found.scores
     if side is not None and side.flags.shape[1]:

@@ -134,6 +134,22 @@ def test_side_data_are_added_and_taken_away_again(
     assert contents(run) == before
 
 
+def test_scores_in_the_folder_are_used_again(
+    run: Path, complaint: Complaint, capsys: pytest.CaptureFixture[str]
+) -> None:
+    depth, place = np.random.default_rng(2).random(N) * 9, run / "tables" / "scores.csv"
+    table = pd.DataFrame({"sample_id": IDS, "prediction_depth": depth})
+    table.to_csv(place, index=False)
+    assert cli.main(["stats", str(run)]) == 0
+    scores = pd.read_csv(run / "tables" / "difficulty.csv")["score"].tolist()
+    assert scores[-2:] == ["el2n", "prediction_depth"]
+    capsys.readouterr()
+    table[1:].to_csv(place, index=False)
+    assert "tables/scores.csv is of other images than the predictions" in complaint()
+    table[["prediction_depth"]].to_csv(place, index=False)
+    assert "tables/scores.csv lacks the column sample_id" in complaint()
+
+
 @pytest.mark.parametrize("name", ["dense", "condition-1"])
 @pytest.mark.parametrize(
     ("damage", "expected"),

@@ -22,6 +22,8 @@ from pie.side_data import SideData
 from pie_report import statistics
 from pie_report.statistics import (
     COMPUTED_SCORES,
+    NETWORK_SCORES,
+    PREDICTION_SCORES,
     Statistics,
     check_names,
     condition_statistics,
@@ -80,10 +82,11 @@ def computed(
     compressed: Predictions = COMPRESSED,
     *,
     design: Design = "paired",
+    scores: pd.DataFrame | None = None,
     side: SideData | None = None,
 ) -> Statistics:
     pies = pies_of(dense, compressed, design)
-    return condition_statistics(dense, compressed, pies, design=design, side=side, seed=SEED)
+    return condition_statistics(dense, compressed, pies, design=design, scores=scores, side=side, seed=SEED)
 
 
 def checked_document(found: Statistics) -> dict[str, Any]:
@@ -244,9 +247,10 @@ def test_divergences_that_would_take_longer_than_all_else_are_left_out(
 
 def test_no_score_of_a_file_has_the_name_of_a_computed_one() -> None:
     check_names(SIDE)
-    assert set(dense_scores(DENSE).columns) == COMPUTED_SCORES
-    taken = replace(SIDE, scores=SIDE.scores.assign(el2n=1.0, vote_entropy=2.0))
-    with pytest.raises(InputError, match="--side-labels: el2n, vote_entropy is computed here"):
+    assert tuple(dense_scores(DENSE).columns) == PREDICTION_SCORES
+    assert {*PREDICTION_SCORES, *NETWORK_SCORES} == COMPUTED_SCORES
+    taken = replace(SIDE, scores=SIDE.scores.assign(el2n=1.0, prediction_depth=2.0))
+    with pytest.raises(InputError, match="--side-labels: el2n, prediction_depth is computed here"):
         check_names(taken)
 
 
@@ -255,6 +259,25 @@ def test_side_data_without_marks_have_no_table_of_them() -> None:
     assert "flags" not in found.tables
     assert statistics_document(found)["flags"] is None
     assert "ease" in found.tables["difficulty"]["score"].tolist()
+
+
+# --- scores of the networks
+
+
+def test_scores_of_the_networks_stand_between_those_of_predictions_and_of_the_file() -> None:
+    depth = np.random.default_rng(5).integers(0, 9, N).astype(float)
+    depth[:7] = np.nan
+    # in another order: the ids say which image is which
+    scores = pd.DataFrame({"prediction_depth": depth}, index=DENSE.sample_id).iloc[::-1]
+    found = computed(scores=scores, side=SIDE).tables["difficulty"].set_index("score")
+    assert found.index.tolist() == [*PREDICTION_SCORES, "prediction_depth", "ease"]
+    assert (found.loc["prediction_depth", "n"], found.loc["ease", "n"]) == (N - 7, N)
+    pd.testing.assert_frame_equal(
+        found.drop("prediction_depth"), computed(side=SIDE).tables["difficulty"].set_index("score")
+    )
+    is_pie = pies_of(DENSE, COMPRESSED).samples["pie"].to_numpy(dtype=bool)[7:]
+    auc = [np.mean((a > depth[7:][~is_pie]) + 0.5 * (a == depth[7:][~is_pie])) for a in depth[7:][is_pie]]
+    assert found.loc["prediction_depth", "auc"] == pytest.approx(np.mean(auc))
 
 
 # --- overlap

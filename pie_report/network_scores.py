@@ -1,0 +1,129 @@
+"""Scores of difficulty that predictions are not enough for: of every member through the store, then the mean.
+
+A score that needs the dense networks is an entry of ``SCORES``; ``pie.difficulty`` judges its column like any
+other.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from analysis.depth import label_depth, prediction_depth
+from pie_report.members import Population, layers_of
+from population.spec import key
+from ssl_models.predict import batches
+
+Floats = NDArray[np.float64]
+
+#: Prediction depth is the mean over so many members, the first; a published study of PIEs averages 5 too.
+DEPTH_MEMBERS = 5
+#: Most training images that its probes choose neighbours from, drawn with the member's seed.
+DEPTH_IMAGES = 10_000
+#: Neighbours that vote; where there are fewer training images, all.
+DEPTH_NEIGHBOURS = 30
+_BATCH = 256
+
+
+@dataclass(frozen=True)
+class NetworkScore:
+    """What one look at a dense member says of every image.
+
+    Attributes:
+        columns: names of the scores, which ``pie_report.statistics.NETWORK_SCORES`` lists.
+        members: most members that are looked at, the first ones.
+        settings: all that the values depend on beside the member, for keys.
+        compute: population and index of a member to the columns, each of shape (N,), NaN where an image has
+            no value.
+    """
+
+    columns: tuple[str, ...]
+    members: int
+    settings: tuple[Any, ...]
+    compute: Callable[[Population, int], Mapping[str, Floats]]
+
+    def of_member(self, population: Population, index: int) -> dict[str, Floats]:
+        """The columns of one member, from the store or computed now."""
+
+        def produce(folder: Path) -> None:
+            columns: dict[str, Any] = dict(self.compute(population, index))
+            np.savez(folder / "scores.npz", **columns)
+
+        entry = population.store.once("scores", self._key(population, index), produce)
+        with np.load(entry / "scores.npz", allow_pickle=False) as archive:
+            return {name: archive[name] for name in self.columns}
+
+    def is_stored(self, population: Population, index: int) -> bool:
+        """Whether nothing is left to compute of this member."""
+        return index >= self.members or population.store.has("scores", self._key(population, index))
+
+    def _key(self, population: Population, index: int) -> str:
+        return key(population.spec(index), list(self.columns), list(self.settings))
+
+
+def _depths(population: Population, index: int) -> dict[str, Floats]:
+    images, labels = population.train_images, population.data.train.samples.label
+    drawn = np.random.default_rng(population.seeds[index]).permutation(len(images))[:DEPTH_IMAGES]
+    drawn.sort()
+    network = population.dense(index)
+    # Images are bytes until a batch of them is looked at.
+    network.register_forward_pre_hook(lambda _module, inputs: next(batches(*inputs)))
+    found = prediction_depth(
+        network,
+        images[drawn],
+        labels[drawn],
+        population.test_images,
+        list(layers_of(population).values()),
+        k=min(DEPTH_NEIGHBOURS, len(drawn)),
+        batch_size=_BATCH,
+        seed=population.seeds[index],
+    )
+    by_label = label_depth(found.probes, population.data.test.samples.label)
+    return {"prediction_depth": found.depth.astype(np.float64), "label_depth": by_label.astype(np.float64)}
+
+
+SCORES: tuple[NetworkScore, ...] = (
+    NetworkScore(
+        columns=("prediction_depth", "label_depth"),
+        members=DEPTH_MEMBERS,
+        settings=(DEPTH_IMAGES, DEPTH_NEIGHBOURS, _BATCH),
+        compute=_depths,
+    ),
+)
+
+
+def compute_scores(population: Population, index: int) -> None:
+    """Stores every score of a member that is not stored yet."""
+    for score in SCORES:
+        if not score.is_stored(population, index):
+            score.of_member(population, index)
+
+
+def has_scores(population: Population, index: int) -> bool:
+    """Whether every score of a member is stored."""
+    return all(score.is_stored(population, index) for score in SCORES)
+
+
+def mean_scores(population: Population) -> pd.DataFrame:
+    """Every score, mean over the members that have it.
+
+    Returns:
+        One row per compared image, whose index is ``sample_id``, and a column per score.
+    """
+    columns: dict[str, Floats] = {}
+    for score in SCORES:
+        found = [score.of_member(population, i) for i in range(min(population.k, score.members))]
+        columns |= {name: _known_mean(np.stack([f[name] for f in found])) for name in score.columns}
+    return pd.DataFrame(columns, index=pd.Index(population.data.test.samples.sample_id, name="sample_id"))
+
+
+def _known_mean(values: Floats) -> Floats:
+    """Mean over members of the numbers that there are; NaN where there is none."""
+    known = ~np.isnan(values)
+    count = known.sum(axis=0)
+    total = np.where(known, values, 0.0).sum(axis=0)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
