@@ -7,7 +7,7 @@ from pie_report.members import Population
 from population.spec import key
 from ssl_models.probe import extract_features, logistic_regression
 
-#: Most training images that the two probes are fitted on: the first ones.
+#: Most training images that the two probes are fitted on: the first ones with labels that may be looked at.
 _TRAIN_IMAGES = 5000
 
 
@@ -20,16 +20,15 @@ def baseline_accuracies(population: Population) -> dict[str, float | int]:
     """
 
     def compute(folder: Path) -> None:
-        train, test = population.data.train, population.data.test
-        label = train.samples.label[:_TRAIN_IMAGES]
-        untrained = population.untrained(0)
+        test, untrained = population.data.test, population.untrained(0)
+        images, label = population.labelled_train
+        images, label = images[:_TRAIN_IMAGES], label[:_TRAIN_IMAGES]
         features = {
             "raw_pixels": [
-                images.reshape(len(images), -1) / 255.0
-                for images in (train.images[:_TRAIN_IMAGES], test.images)
+                part.reshape(len(part), -1) / 255.0 for part in (images.cpu().numpy(), test.images)
             ],
             "untrained_encoder": [
-                extract_features(untrained, population.train_images[:_TRAIN_IMAGES]),
+                extract_features(untrained, images),
                 extract_features(untrained, population.test_images),
             ],
         }

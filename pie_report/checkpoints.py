@@ -74,6 +74,10 @@ class LoadedMembers:
         return self.scale is None or self.head_name is not None
 
     @property
+    def labelled(self) -> None:
+        """What is fitted here may look at all labels."""
+
+    @property
     def seeds(self) -> list[int]:
         """The same seed for all members."""
         return [self.common.seed] * len(self.paths)
@@ -127,6 +131,7 @@ class LoadedMembers:
                 "code": self.common.code,
                 **scale,
             },
+            "labels": None,
         }
 
 

@@ -551,9 +551,10 @@ def _command_line(spec: ReportSpec) -> str:
         parts += [f"--{name}", *(f"{a:g}" for a in amounts)] if amounts else []
     parts += [] if own.checkpoints else ["--members", str(named.members)]
     parts += ["--probe", spec.probe, "--repair", spec.repair]
-    for name in ("width", "stem", "epochs"):
+    for name in ("width", "stem", "epochs", "evaluation"):
         value = getattr(named, name)
         parts += [] if value is None else [f"--{name}", str(value)]
+    parts += [] if named.label_fraction is None else ["--label-fraction", f"{named.label_fraction:g}"]
     parts += ["--exclude-diverged"] if named.exclude_diverged else []
     return " ".join([*parts, "--seed", str(named.seed)])
 

@@ -53,7 +53,7 @@ def describe_pair(
     names = None if dense.class_names is None else [str(n) for n in dense.class_names]
     unknown = (
         "model", "data", "members", "seeds", "excluded_seeds", "probe", "repair", "device", "threads",
-        "training",
+        "training", "labels",
     )  # fmt: skip
     return {
         "spec": {

@@ -10,6 +10,7 @@ from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
@@ -51,6 +52,11 @@ class DenseMembers(Protocol):
         ...
 
     @property
+    def labelled(self) -> NDArray[np.int64] | None:
+        """Indices of the training images whose labels may be looked at; None: all."""
+        ...
+
+    @property
     def seeds(self) -> list[int]:
         """Seed of each member; there are as many as members."""
         ...
@@ -72,7 +78,7 @@ class DenseMembers(Protocol):
         ...
 
     def describe(self) -> dict[str, Any]:
-        """Entries ``model``, ``seeds``, ``excluded_seeds`` and ``training`` of section ``spec``."""
+        """Entries model, seeds, excluded_seeds, training and labels of section ``spec``."""
         ...
 
 
@@ -113,6 +119,14 @@ class Population:
     def train_images(self) -> Tensor:
         """Training images on the device, uint8, shape (N, C, H, W)."""
         return torch.from_numpy(self.data.train.images).to(self.member.device)
+
+    @property
+    def labelled_train(self) -> tuple[Tensor, NDArray[np.int64]]:
+        """Training images whose labels may be looked at, on the device, and these labels."""
+        seen, labels = self.source.labelled, self.data.train.samples.label
+        if seen is None:
+            return self.train_images, labels
+        return self.train_images[torch.from_numpy(seen).to(self.member.device)], labels[seen]
 
     @cached_property
     def test_images(self) -> Tensor:
@@ -200,7 +214,7 @@ class Population:
         )
         plan, network = result.plan, self._rebuild(dense, result.plan)
         if condition.probe == "refit":
-            fit_probe(network, self.train_images, self.data.train.samples.label)
+            fit_probe(network, *self.labelled_train)
             name = next(n for n, module in network.named_modules() if module is network.head)
             head = {f"{name}.{n}": t.detach().clone() for n, t in network.head.named_parameters()}
             plan = replace(plan, tensors={**plan.tensors, **head})

@@ -19,6 +19,7 @@ from pie_report.attribution_maps import MapComparison
 from pie_report.baselines import baseline_accuracies
 from pie_report.checkpoints import open_checkpoints
 from pie_report.explanations import explain
+from pie_report.label_use import check_label_use, use_labels
 from pie_report.members import Population
 from pie_report.network_scores import compute_scores, has_scores, mean_scores
 from pie_report.report import Report
@@ -77,12 +78,14 @@ def open_population(
     """
     check_model_name(spec.model)
     check_data_name(spec.data)
+    check_label_use(spec)
     device = _device(spec.device)
     data = load_data(spec.data, data_dir=data_dir, download=download)
     chosen = preset(spec.data, split_name(spec.model)[0])
     training = chosen.training
     if spec.epochs is not None:
         training = replace(training, epochs=spec.epochs)
+    training, labels = use_labels(spec, training, chosen.finetuning, data.train.samples.label)
     model = model_spec(
         spec.model,
         num_classes=data.num_classes,
@@ -90,7 +93,7 @@ def open_population(
         width=spec.width or chosen.width,
         stem=spec.stem or stem_for(data.resolution),
     )
-    member = MemberSpec(model, training, data.fingerprint(), spec.seed, device, _THREADS)
+    member = MemberSpec(model, training, data.fingerprint(), spec.seed, device, _THREADS, labels)
     return Population(TrainedMembers(member, spec.members, data, store), data, store)
 
 

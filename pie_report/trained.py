@@ -6,15 +6,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from population.spec import MemberSpec, RemainingSpec, key
+from population.spec import MemberSpec, RemainingSpec, TrainingSpec, key
 from population.store import Store
 from ssl_models.backbones import Classifier, compared_layers
 from ssl_models.checkpoint import Checkpoints
 from ssl_models.datasets import ImageData
+from ssl_models.labels import labelled_images
 from ssl_models.objectives import OBJECTIVES
 from ssl_models.probe import fit_probe
 from ssl_models.training import DivergedError, train
@@ -72,6 +75,18 @@ class TrainedMembers:
         return replace(self.first, seed=self.seeds[index])
 
     @cached_property
+    def labelled(self) -> NDArray[np.int64] | None:
+        """Indices of the training images whose labels may be looked at, ascending; None: all.
+
+        Raises:
+            InputError: as ``labelled_images``.
+        """
+        known = self.first.labels
+        if known is None or known.fraction == 1:
+            return None
+        return labelled_images(self.data.train.samples.label, known.fraction, seed=known.seed)
+
+    @cached_property
     def _channel_statistics(self) -> tuple[list[float], list[float]]:
         return self.data.channel_statistics()
 
@@ -98,36 +113,67 @@ class TrainedMembers:
         """
         network = self.untrained(index)
         name = key(self.spec(index))
-        entry = self.store.once("members", name, lambda folder: self._train(index, folder))
+        entry = self.store.once("members", name, lambda folder: self._make(index, folder))
         if (entry / _DIVERGED).exists():
             raise DivergedError(json.loads((entry / _DIVERGED).read_text())["reason"])
         network.load_state_dict(load_file(entry / "model.safetensors"))
         return network
 
-    def _train(self, index: int, folder: Path) -> None:
-        spec, network, split = self.spec(index), self.untrained(index), self.data.train
-        images = torch.from_numpy(split.images).to(spec.device)
-        labels = torch.from_numpy(split.samples.label).to(spec.device)
-        checkpoints = Checkpoints(self.store.unfinished("members", key(spec)))
+    def _make(self, index: int, folder: Path) -> None:
+        spec = self.spec(index)
         try:
-            losses = train(
-                network,
-                spec.model.objective,
-                images,
-                labels,
-                spec=spec.training,
-                seed=spec.seed,
-                checkpoints=checkpoints,
-            )
+            network, losses = self._trained(index)
         except DivergedError as error:
             outcome = {"spec": asdict(spec), "reason": str(error)}
             (folder / _DIVERGED).write_text(json.dumps(outcome, indent=1))
             return
-        if not OBJECTIVES[spec.model.objective].trains_head:
-            fit_probe(network, images, split.samples.label)
         state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
         save_file(state, folder / "model.safetensors")
         (folder / "training.json").write_text(json.dumps({"spec": asdict(spec), "loss": losses}, indent=1))
+
+    def _trained(self, index: int) -> tuple[Classifier, list[float]]:
+        """A member's network, and the loss of each epoch of the training that was for this member alone."""
+        spec = self.spec(index)
+        known, objective = spec.labels, spec.model.objective
+        trains_head = OBJECTIVES[objective].trains_head
+        losses: list[float] = []
+        if known is None or trains_head:
+            network = self.untrained(index)
+            losses = self._train(network, spec, objective, spec.training)
+        else:
+            network = self._pretrained(index)
+        if known is not None and known.finetuning is not None:
+            losses = self._train(network, spec, "supervised", known.finetuning)
+        elif not trains_head:
+            images, labels = self._seen
+            fit_probe(network, torch.from_numpy(images).to(spec.device), labels)
+        return network, losses
+
+    def _pretrained(self, index: int) -> Classifier:
+        """The stored member of the same seed that no labels were kept from, with its untrained classifier."""
+        network = replace(self, first=replace(self.first, labels=None)).network(index)
+        network.head.load_state_dict(self.untrained(index).head.state_dict())
+        return network
+
+    def _train(
+        self, network: Classifier, spec: MemberSpec, objective: str, training: TrainingSpec
+    ) -> list[float]:
+        images, labels = self._seen
+        return train(
+            network,
+            objective,
+            torch.from_numpy(images).to(spec.device),
+            torch.from_numpy(labels).to(spec.device),
+            spec=training,
+            seed=spec.seed,
+            checkpoints=Checkpoints(self.store.unfinished("members", key(spec))),
+        )
+
+    @property
+    def _seen(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """Training images whose labels may be looked at, and these labels."""
+        images, labels = self.data.train.images, self.data.train.samples.label
+        return (images, labels) if self.labelled is None else (images[self.labelled], labels[self.labelled])
 
     def layers(self, example: Tensor) -> dict[str, str]:
         """The layers of the encoder that its architecture lists."""
@@ -150,4 +196,19 @@ class TrainedMembers:
                 **{n: v for n, v in asdict(training).items() if n != "augmentation"},
                 **asdict(training.augmentation),
             },
+            "labels": self._describe_labels(),
+        }
+
+    def _describe_labels(self) -> dict[str, Any] | None:
+        known, seen = self.first.labels, self.labelled
+        if known is None:
+            return None
+        training = known.finetuning
+        return {
+            "fraction": known.fraction,
+            "images": len(self.data.train.samples) if seen is None else len(seen),
+            "seed": known.seed,
+            "finetuning": None
+            if training is None
+            else {n: getattr(training, n) for n in ("epochs", "batch_size", "learning_rate", "weight_decay")},
         }

@@ -17,6 +17,7 @@ FORMAT = 3
 
 METHOD_NAMES = ("merge", "prune", "filters", "random")
 PROBES = ("frozen", "refit")
+EVALUATIONS = ("linear", "finetune")
 REPAIRS = ("none", "data-free", "bn", "least-squares")
 STEMS = ("small", "imagenet")
 DEVICES = ("auto", "cpu", "cuda")
@@ -53,6 +54,8 @@ class TrainingSpec:
         temperature: of the contrastive loss; unused by other objectives.
         momentum: first momentum of the target network (rises to 1); unused by other objectives.
         augmentation: how views are made.
+        redundancy: weight of the off-diagonal correlations of Barlow Twins (the paper's lambda); unused by
+            other objectives.
     """
 
     epochs: int
@@ -62,6 +65,7 @@ class TrainingSpec:
     temperature: float
     momentum: float
     augmentation: Augmentation
+    redundancy: float = 5e-3
 
     def __post_init__(self) -> None:
         if self.epochs < 1:
@@ -92,6 +96,24 @@ class ModelSpec:
         for name in ("num_classes", "in_channels", "width"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class LabelSpec:
+    """Which labels a member sees, and how an encoder that was trained without them uses them.
+
+    Attributes:
+        fraction: of the training images of every class, in (0, 1]; the others' labels are not looked at.
+        seed: of the draw of these images. One for the whole population: the labels that there are belong to
+            the data, in which its members do not differ.
+        finetuning: how encoder and classifier are trained on these labels, from the weights of the member
+            that the same spec without labels describes; None where the classifier alone is fitted, or
+            the objective trains it itself.
+    """
+
+    fraction: float
+    seed: int
+    finetuning: TrainingSpec | None = None
 
 
 @dataclass(frozen=True)
@@ -138,6 +160,7 @@ class MemberSpec:
         seed: of weights, order and views.
         device: ``cpu`` or ``cuda``; results differ in the last bits between them.
         threads: of the CPU; sums differ in the last bit with their number.
+        labels: which labels it sees; None: all of them, and an encoder is evaluated by a linear probe.
     """
 
     model: ModelSpec
@@ -146,6 +169,7 @@ class MemberSpec:
     seed: int
     device: str
     threads: int
+    labels: LabelSpec | None = None
 
 
 @dataclass(frozen=True)
@@ -156,7 +180,7 @@ class RemainingSpec(MemberSpec):
         excluded: seeds of the members that were left out.
     """
 
-    excluded: tuple[int, ...]
+    excluded: tuple[int, ...] = field(kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -195,9 +219,14 @@ class PopulationSpec:
         width: channels of the network's first convolution (default: the data set's preset).
         stem: how the network begins: small (at full resolution) or imagenet (shrinks early); by default
             small for images of at most 64 pixels.
-        epochs: passes over the training images (default: the data set's preset).
+        epochs: passes over the training images (default: the data set's preset). A supervised network
+            with --label-fraction takes as many steps on few images as it would on all.
         seed: of the first member; member i has this seed + i. All must be in [0, 2^32).
         device: auto (a GPU where there is one), cpu or cuda.
+        label_fraction: fraction of the labels that are looked at, in (0, 1]; drawn with --seed within every
+            class, at least one. Encoders are pre-trained on all images and fine-tuned on those with labels.
+        evaluation: what makes a classifier of a contrastive encoder: linear (a probe; the default) or
+            finetune (encoder and classifier are trained on the labels; the default with --label-fraction).
         exclude_diverged: leave out members whose training diverges (default: stop and name the first); at
             least 2 have to remain.
 
@@ -213,6 +242,8 @@ class PopulationSpec:
     epochs: int | None = None
     seed: int = 0
     device: str = "auto"
+    label_fraction: float | None = None
+    evaluation: str | None = None
     exclude_diverged: bool = False
 
     def __post_init__(self) -> None:
@@ -226,6 +257,10 @@ class PopulationSpec:
             )
         if self.device not in DEVICES:
             raise unknown_name("device", self.device, DEVICES)
+        if self.label_fraction is not None and not 0 < self.label_fraction <= 1:
+            raise InputError(f"--label-fraction must be in (0, 1], not {self.label_fraction:g}")
+        if self.evaluation not in (None, *EVALUATIONS):
+            raise unknown_name("evaluation", str(self.evaluation), EVALUATIONS)
         for name in ("width", "epochs"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -320,14 +355,12 @@ class ReportSpec:
             return
         if built == (own.arch is not None):
             raise InputError("--checkpoints needs either --arch NAME or --model package.module:function")
-        if named.epochs is not None:
-            raise InputError(
-                "--epochs is for networks that are trained here; it does not go with --checkpoints"
-            )
-        if named.exclude_diverged:
-            raise InputError(
-                "--exclude-diverged is for networks that are trained here; it does not go with --checkpoints"
-            )
+        for name in ("epochs", "label_fraction", "evaluation", "exclude_diverged"):
+            if getattr(named, name) not in (None, False):
+                flag = f"--{name.replace('_', '-')}"
+                raise InputError(
+                    f"{flag} is for networks that are trained here; it does not go with --checkpoints"
+                )
 
     @property
     def network(self) -> str:

@@ -57,6 +57,7 @@ OBJECTIVES = {
     "simclr": "SimCLR (Chen 2020)",
     "byol": "BYOL (Grill 2020)",
     "supcon": "SupCon (Khosla 2020)",
+    "barlowtwins": "Barlow Twins (Zbontar 2021)",
 }
 
 ARCHITECTURES: dict[str, ArchitectureRow] = {

@@ -12,10 +12,17 @@ from ssl_models.catalogue import DEFAULT_WIDTH, OBJECTIVES
 
 @dataclass(frozen=True)
 class Preset:
-    """Width of the network and how it is trained."""
+    """Width of the network and how it is trained.
+
+    Attributes:
+        width: of the network.
+        training: with the objective.
+        finetuning: with cross-entropy, from the weights that the objective has found.
+    """
 
     width: int
     training: TrainingSpec
+    finetuning: TrainingSpec
 
 
 @dataclass(frozen=True)
@@ -100,6 +107,8 @@ PRESETS: dict[str, Pair] = {
 }
 #: Of the supervised contrastive loss: the paper's (section 4.4).
 _SUPCON_TEMPERATURE = 0.1
+#: Share of the labelled preset's learning rate that encoders are fine-tuned with.
+_FINETUNING_RATE = 0.25
 
 
 def preset(data: str, objective: str) -> Preset:
@@ -120,4 +129,25 @@ def preset(data: str, objective: str) -> Preset:
     training = PRESETS[kind].labelled if objective == "supervised" else PRESETS[kind].views
     if objective == "supcon":
         training = replace(training, temperature=_SUPCON_TEMPERATURE)
-    return Preset(DEFAULT_WIDTH, training)
+    labelled = PRESETS[kind].labelled
+    # As long as the supervised training beside it, and without regularisation (SimCLR, appendix B.5).
+    finetuning = replace(labelled, learning_rate=_FINETUNING_RATE * labelled.learning_rate, weight_decay=0.0)
+    return Preset(DEFAULT_WIDTH, training, finetuning)
+
+
+def for_fewer_images(training: TrainingSpec, *, images: int, of: int) -> TrainingSpec:
+    """The same number of steps on some of the images as on all, so that few labels do not mean few steps.
+
+    Args:
+        training: how to train on all images.
+        images: number of images to train on, 1 to ``of``.
+        of: number of all images.
+
+    Returns:
+        The same with as many more epochs, rounded to the nearest whole number.
+    """
+
+    def steps(n: int) -> int:
+        return n // min(training.batch_size, n)
+
+    return replace(training, epochs=round(training.epochs * steps(of) / steps(images)))

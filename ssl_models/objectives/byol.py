@@ -23,6 +23,7 @@ class BYOL(nn.Module):
 
     views = 2
     trains_head = False
+    looks_at_labels = False
 
     def __init__(self, model: Classifier, spec: TrainingSpec) -> None:
         super().__init__()

@@ -20,6 +20,7 @@ class SupCon(nn.Module):
 
     views = 2
     trains_head = False
+    looks_at_labels = True
 
     def __init__(self, model: Classifier, spec: TrainingSpec) -> None:
         super().__init__()

@@ -14,6 +14,7 @@ class Supervised(nn.Module):
 
     views = 1
     trains_head = True
+    looks_at_labels = True
 
     def __init__(self, model: Classifier, spec: TrainingSpec) -> None:
         super().__init__()

@@ -578,6 +578,12 @@ def _document(accuracy, label, dense, compressed) -> dict[str, Any]:
                 "batch_size": 256,
                 "learning_rate": 0.05,
             },
+            "labels": {
+                "fraction": 0.01,
+                "images": 10,
+                "seed": 0,
+                "finetuning": {"epochs": 168, "batch_size": 64, "learning_rate": 5e-4, "weight_decay": 0.0},
+            },
         },
         "environment": {"python": "3.11.7", "pie-toolkit": "0.1.0", "numpy": "2.0.0", "torch": "2.8.0"},
         "data": {

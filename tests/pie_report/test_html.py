@@ -665,6 +665,41 @@ def test_a_condition_without_pies_reads_well(report):
     assert "No image was forgotten in this condition" in Page(full_page(report)).text
 
 
+@pytest.mark.parametrize(
+    ("objective", "changes", "said"),
+    [
+        (
+            "simclr",
+            {},
+            "first trained with simclr on all images, and then fine-tuned, encoder and classifier together,"
+            " on 1% of the labels: 10 images, the same for every network.",
+        ),
+        ("supcon", {"fraction": 1.0}, "fine-tuned, encoder and classifier together, on all labels."),
+        (
+            "byol",
+            {"finetuning": None},
+            "trained with byol on all images, and their classifiers fitted on 1% of the labels: 10 images",
+        ),
+        (
+            "supervised",
+            {"finetuning": None},
+            "Only 1% of the labels were used, and only the images that have them: 10 images, the same",
+        ),
+    ],
+)
+def test_it_says_which_labels_were_seen(report, objective, changes, said):
+    spec = report.document["spec"]
+    spec["training"]["objective"] = objective
+    spec["labels"] |= changes
+    assert_valid(report.document)
+    assert said in Page(full_page(report)).text
+    spec["labels"] = None
+    assert_valid(report.document)
+    text = Page(full_page(report)).text
+    assert "of the labels" not in text
+    assert "all labels" not in text
+
+
 def test_many_classes_are_cut_and_the_rest_is_linked(report):
     first = report.document["compressed"][0]
     row = first["classes"][0]

@@ -12,6 +12,7 @@ from population.spec import (
     Augmentation,
     CheckpointSpec,
     CompressionSpec,
+    LabelSpec,
     LoadedSpec,
     MemberSpec,
     ModelSpec,
@@ -84,7 +85,21 @@ def changed(spec: Any, path: tuple[str, ...], change: int) -> Any:
         return replace(spec, **{name: changed(value, tuple(rest), change)})
     if isinstance(value, bool):
         return replace(spec, **{name: not value})
+    if value is None:
+        return replace(spec, **{name: LabelSpec(0.1, change)})
     return replace(spec, **{name: value + (str(change) if isinstance(value, str) else change)})
+
+
+def test_what_is_seen_of_labels_is_in_the_key() -> None:
+    specs = [
+        replace(MEMBER, labels=labels)
+        for labels in (
+            None, LabelSpec(0.1, 0), LabelSpec(0.2, 0), LabelSpec(0.1, 1),
+            LabelSpec(0.1, 0, MEMBER.training), LabelSpec(0.1, 0, replace(MEMBER.training, epochs=3)),
+        )
+    ]  # fmt: skip
+    remaining = [RemainingSpec(**vars(spec), excluded=(8,)) for spec in specs]
+    assert len({key(spec) for spec in (*specs, *remaining)}) == 2 * len(specs)
 
 
 @given(st.sampled_from(paths(MEMBER)), st.integers(1, 10**6))

@@ -12,7 +12,7 @@ from ssl_models.zoo import check_model_name
 
 def test_every_model_is_listed() -> None:
     table = list_models()
-    assert len(table["models"]) == len(table["objectives"]) * len(table["architectures"]) == 24
+    assert len(table["models"]) == len(table["objectives"]) * len(table["architectures"]) == 30
     for name in table["models"]:
         check_model_name(name)
     assert table["sized_for"] == {"width": 16, "num_classes": 10, "in_channels": 3, "resolution": 32}

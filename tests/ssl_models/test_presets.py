@@ -1,8 +1,10 @@
+from dataclasses import replace
+
 import pytest
 
 from population.errors import InputError
 from ssl_models.catalogue import DATA_SETS, OBJECTIVES
-from ssl_models.presets import preset
+from ssl_models.presets import for_fewer_images, preset
 
 NAMES = [name.replace("PATH", "/x:y") for name in DATA_SETS]
 
@@ -43,6 +45,28 @@ def test_only_views_change_colours(data: str) -> None:
     assert preset(data, "simclr") == preset(data, "byol")
     grey = DATA_SETS[data.replace("/x:y", "PATH")].channels == 1
     assert (preset(data, "simclr").training.augmentation.grey == 0) == grey
+
+
+@pytest.mark.parametrize("data", NAMES)
+def test_barlow_twins_has_its_papers_weight_of_redundancy(data: str) -> None:
+    assert preset(data, "barlowtwins") == preset(data, "simclr")
+    assert preset(data, "barlowtwins").training.redundancy == 5e-3
+
+
+def test_finetuning_is_the_labelled_training_at_a_quarter_of_its_rate() -> None:
+    labelled = preset("svhn", "supervised").training
+    expected = replace(labelled, learning_rate=labelled.learning_rate / 4, weight_decay=0.0)
+    assert preset("svhn", "byol").finetuning == preset("svhn", "supervised").finetuning == expected
+
+
+@pytest.mark.parametrize(
+    # of 1,000 images in steps of 64 there are 15; 63 and 10 images are one step, 320 are 5
+    ("images", "epochs"),
+    [(1000, 8), (320, 24), (63, 120), (10, 120), (999, 8), (130, 60)],
+)
+def test_fewer_images_take_as_many_steps(images: int, epochs: int) -> None:
+    training = replace(preset("digits", "supervised").training, epochs=8, batch_size=64)
+    assert for_fewer_images(training, images=images, of=1000) == replace(training, epochs=epochs)
 
 
 def test_supcon_has_its_papers_temperature() -> None:

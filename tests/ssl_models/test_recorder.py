@@ -136,7 +136,7 @@ def test_a_hook_is_told_of_each_epoch_in_eval_mode_and_training_goes_on_as_witho
     assert losses == train(other, objective, *digits, spec=spec(objective, 3), seed=3)
 
 
-@pytest.mark.parametrize("objective", ["simclr", "byol", "supcon"])
+@pytest.mark.parametrize("objective", ["simclr", "byol", "supcon", "barlowtwins"])
 def test_without_a_trained_classifier_nothing_is_forgotten(
     objective: str, digits: tuple[Tensor, Tensor]
 ) -> None:

@@ -52,7 +52,7 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return all(torch.equal(a[name], b[name]) for name in a)
 
 
-@pytest.mark.parametrize("objective", ["supervised", "simclr", "byol", "supcon"])
+@pytest.mark.parametrize("objective", ["supervised", "simclr", "byol", "supcon", "barlowtwins"])
 def test_the_seed_decides_every_bit(objective: str, digits: tuple[torch.Tensor, torch.Tensor]) -> None:
     first, losses = trained(objective, digits, seed=3)
     torch.rand(7)
@@ -96,7 +96,7 @@ def test_global_state_is_left_as_it_was(objective: str, digits: tuple[torch.Tens
     assert not torch.are_deterministic_algorithms_enabled()
 
 
-@pytest.mark.parametrize("objective", ["simclr", "byol"])
+@pytest.mark.parametrize("objective", ["simclr", "byol", "barlowtwins"])
 def test_contrastive_training_looks_at_no_labels_and_leaves_the_head(
     objective: str, digits: tuple[torch.Tensor, torch.Tensor]
 ) -> None:
@@ -114,7 +114,7 @@ def test_supervised_training_changes_the_head(digits: tuple[torch.Tensor, torch.
     assert not torch.equal(after["head.weight"], network("supervised").state_dict()["head.weight"])
 
 
-@pytest.mark.parametrize("objective", ["supervised", "simclr", "supcon"])
+@pytest.mark.parametrize("objective", ["supervised", "simclr", "supcon", "barlowtwins"])
 def test_losses_fall(objective: str, digits: tuple[torch.Tensor, torch.Tensor]) -> None:
     _, losses = trained(objective, digits, seed=0, epochs=6)
     assert losses[-1] < losses[0] - 0.2
@@ -181,7 +181,7 @@ class KilledAfter:
         self.count = state["count"].clone()
 
 
-@pytest.mark.parametrize("objective", ["supervised", "simclr", "byol", "supcon"])
+@pytest.mark.parametrize("objective", ["supervised", "simclr", "byol", "supcon", "barlowtwins"])
 @pytest.mark.parametrize("killed", [2, 5, 6])  # there are 4 steps an epoch: within one, and at an end
 def test_training_that_was_killed_goes_on_to_the_same_bits(
     objective: str, killed: int, digits: tuple[torch.Tensor, torch.Tensor], tmp_path: Path

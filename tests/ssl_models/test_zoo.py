@@ -12,9 +12,9 @@ SMALL = {"num_classes": 3, "in_channels": 1, "width": 4}
 
 
 def test_names_are_objective_and_architecture() -> None:
-    assert len(model_names()) == 24
+    assert len(model_names()) == 30
     assert model_names()[0] == "supervised_r18"
-    for objective in ("supervised", "simclr", "byol", "supcon"):
+    for objective in ("supervised", "simclr", "byol", "supcon", "barlowtwins"):
         for architecture in ("r18", "r34", "r50", "wrn16_2", "vgg11_bn", "mobilenet_v2"):
             name = f"{objective}_{architecture}"
             check_model_name(name)
