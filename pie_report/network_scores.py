@@ -22,9 +22,9 @@ Floats = NDArray[np.float64]
 
 #: Prediction depth is the mean over so many members, the first; a published study of PIEs averages 5 too.
 DEPTH_MEMBERS = 5
-#: Most training images that its probes choose neighbours from, drawn with the member's seed.
+#: Most labelled training images that its probes choose neighbours from, drawn with the member's seed.
 DEPTH_IMAGES = 10_000
-#: Neighbours that vote; where there are fewer training images, all.
+#: Neighbours that vote; where there are fewer labelled images for each class, so many.
 DEPTH_NEIGHBOURS = 30
 _BATCH = 256
 
@@ -66,7 +66,7 @@ class NetworkScore:
 
 
 def _depths(population: Population, index: int) -> dict[str, Floats]:
-    images, labels = population.train_images, population.data.train.samples.label
+    images, labels = population.labelled_train
     drawn = np.random.default_rng(population.seeds[index]).permutation(len(images))[:DEPTH_IMAGES]
     drawn.sort()
     network = population.dense(index)
@@ -78,7 +78,7 @@ def _depths(population: Population, index: int) -> dict[str, Floats]:
         labels[drawn],
         population.test_images,
         list(layers_of(population).values()),
-        k=min(DEPTH_NEIGHBOURS, len(drawn)),
+        k=min(DEPTH_NEIGHBOURS, max(1, len(drawn) // population.data.num_classes)),
         batch_size=_BATCH,
         seed=population.seeds[index],
     )

@@ -16,6 +16,7 @@ from pie_report import attribution_maps, cli, trained
 from pie_report.baselines import baseline_accuracies
 from pie_report.label_use import check_label_use, use_labels
 from pie_report.members import Population
+from pie_report.network_scores import SCORES
 from pie_report.pipeline import open_population
 from population.errors import InputError
 from population.samples import SampleSet
@@ -203,6 +204,10 @@ def test_other_labels_change_nothing(
     np.testing.assert_array_equal(before, after)
     assert baseline_accuracies(honest) == baseline_accuracies(misled)
     assert baseline_accuracies(honest)["train_images"] == len(seen)
+    for score in SCORES:
+        first, second = (score.of_member(p, 0) for p in (honest, misled))
+        for name in score.columns:
+            np.testing.assert_array_equal(first[name], second[name])
 
 
 def test_a_member_whose_pretraining_diverges_diverges(
