@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT ?=
 
-.PHONY: install report test test-faults lint bench bench-merging clean
+.PHONY: install report test test-faults test-cluster lint bench bench-merging clean
 
 install: $(VENV)/.installed
 
@@ -18,6 +18,10 @@ test: $(VENV)/.tested chromium lint
 # Kills, stops, full disks and damaged files, about 15 minutes on 2 cores; see docs/faults.md. No part of make test.
 test-faults: $(VENV)/.installed
 	$(BIN)/python tests/faults
+
+# Runs on a real Slurm of two nodes on this machine; see docs/cluster.md. Needs root. No part of make test.
+test-cluster: $(VENV)/.tested slurm
+	$(BIN)/python -m pytest tests/cluster/runs.py
 
 lint: $(VENV)/.tested
 	$(BIN)/ruff check .
@@ -51,6 +55,15 @@ $(VENV)/.tested: $(VENV)/.installed
 chromium:
 	@command -v chromium >/dev/null || [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null || \
 		{ apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core; } >/dev/null
+
+.PHONY: slurm
+slurm:
+	@[ "$$(id -u)" = 0 ] || { echo "make test-cluster needs root, to start a Slurm of its own" >&2; exit 1; }
+	@PATH=$$PATH:/usr/sbin; command -v slurmctld >/dev/null && command -v slurmd >/dev/null && \
+		command -v munged >/dev/null || \
+		{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+		slurm-wlm slurm-wlm-basic-plugins munge; } >/dev/null || \
+		{ echo "make test-cluster needs slurmctld, slurmd and munged; apt-get cannot install them" >&2; exit 1; }
 
 clean:
 	rm -rf $(VENV)

@@ -10,13 +10,14 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import tyro
 
+from pie_report.execution import Execution
 from population.errors import InputError, unknown_name
 from population.spec import METHOD_NAMES, PopulationSpec, ReportSpec, key
 
@@ -87,15 +88,14 @@ class Report:
         force: replace a report of another spec in --out.
         side_labels: CSV or npz of what else is known of the test images, by sample_id: numbers are scores of
             difficulty, columns of yes and no are marks.
-        workers: processes that train and compress members side by side (default: one per core, on a
-            GPU one).
+        execution: what trains and compresses members.
         messages: what is printed.
     """
 
     spec: ReportSpec
     places: Places = Places()
     side_labels: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    workers: int | None = None
+    execution: Execution = field(default_factory=Execution)
     out: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     force: bool = False
     messages: Messages = Messages()
@@ -108,13 +108,13 @@ class Train:
     Attributes:
         population: models and data.
         places: where things are.
-        workers: processes that train members side by side (default: one per core, on a GPU one).
+        execution: what trains members.
         messages: what is printed.
     """
 
     population: PopulationSpec = field(default_factory=PopulationSpec)
     places: Places = Places()
-    workers: int | None = None
+    execution: Execution = field(default_factory=Execution)
     messages: Messages = Messages()
 
 
@@ -233,10 +233,11 @@ def _report(flags: Report) -> None:
     from ssl_models.datasets import check_data_name, display_name
     from ssl_models.zoo import check_model_name
 
-    named = flags.spec.population
+    named, execution = flags.spec.population, flags.execution
     if not flags.spec.own.checkpoints:
         check_model_name(named.model)
     check_data_name(named.data)
+    slurm = execution.slurm()
     slug = f"{flags.spec.network}-{display_name(named.data)}".replace(":", "-")
     out = flags.out or Path("runs") / f"{slug}-{key(canonical(flags.spec))[:8]}"
 
@@ -246,30 +247,41 @@ def _report(flags: Report) -> None:
     check_output(out)
     places = flags.places
     population = open_members(
-        flags.spec, store=places.open_store(), data_dir=places.data_dir, download=places.download
+        replace(flags.spec, population=execution.placed(named)),
+        store=places.open_store(),
+        data_dir=places.data_dir,
+        download=places.download,
     )
     side, digest = _side_data(flags.side_labels, population.data.test.samples.sample_id)
     sections = describe(flags.spec, population, _command_line(flags.spec), side_labels=digest)
     check_same_spec(out, sections, force=flags.force)
     with _progress(flags.messages) as progress:
-        workers = _workers(flags.workers, population.member.device)
-        report = run(flags.spec, population, sections, progress, side=side, workers=workers)
+        workers = execution.processes(population.member.device)
+        report = run(flags.spec, population, sections, progress, side=side, workers=workers, slurm=slurm)
         _finish(flags.messages, write_run(report, out))
 
 
 def _train(flags: Train) -> None:
     from pie_report.pipeline import finish_members, open_population
 
-    places = flags.places
-    store = places.open_store()
+    places, execution = flags.places, flags.execution
+    store, slurm = places.open_store(), execution.slurm()
     population = open_population(
-        flags.population, store=store, data_dir=places.data_dir, download=places.download
+        execution.placed(flags.population),
+        store=store,
+        data_dir=places.data_dir,
+        download=places.download,
+        elsewhere=slurm is not None,
     )
     with _progress(flags.messages) as progress:
-        workers = _workers(flags.workers, population.member.device)
-        exclude = flags.population.exclude_diverged
         population = finish_members(
-            population, (), progress, scores=False, workers=workers, exclude_diverged=exclude
+            population,
+            (),
+            progress,
+            scores=False,
+            workers=execution.processes(population.member.device),
+            slurm=slurm,
+            exclude_diverged=flags.population.exclude_diverged,
         )
     dense = population.dense_population()
     accuracies = (dense.predicted == dense.label).mean(axis=1)
@@ -557,13 +569,6 @@ def _command_line(spec: ReportSpec) -> str:
     parts += [] if named.label_fraction is None else ["--label-fraction", f"{named.label_fraction:g}"]
     parts += ["--exclude-diverged"] if named.exclude_diverged else []
     return " ".join([*parts, "--seed", str(named.seed)])
-
-
-def _workers(named: int | None, device: str) -> int:
-    """Number of worker processes."""
-    if named is not None and named < 1:
-        raise InputError(f"--workers must be at least 1, not {named}")
-    return named or (1 if device == "cuda" else len(os.sched_getaffinity(0)))
 
 
 def _progress(messages: Messages) -> "Progress":

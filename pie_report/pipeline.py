@@ -27,8 +27,10 @@ from pie_report.statistics import condition_statistics, with_side_labels
 from pie_report.trained import TrainedMembers
 from population.errors import InputError
 from population.executor import run_tasks
+from population.job_arrays import Slurm
 from population.predictions import Predictions
-from population.spec import CompressionSpec, MemberSpec, PopulationSpec, ReportSpec
+from population.slurm import TasksFailedError, run_on_slurm
+from population.spec import CompressionSpec, MemberSpec, PopulationSpec, ReportSpec, key
 from population.store import Store
 from ssl_models.datasets import check_data_name, display_name, load_data
 from ssl_models.presets import preset
@@ -40,6 +42,10 @@ from ssl_models.zoo import check_model_name, model_spec, split_name, stem_for
 _THREADS = 1
 
 _log = logging.getLogger(__name__)
+
+
+class MembersFailedError(RuntimeError):
+    """Some members could not be finished, for a reason that no user can mend."""
 
 
 def open_members(spec: ReportSpec, *, store: Store, data_dir: Path | None, download: bool) -> Population:
@@ -63,7 +69,7 @@ def open_members(spec: ReportSpec, *, store: Store, data_dir: Path | None, downl
 
 
 def open_population(
-    spec: PopulationSpec, *, store: Store, data_dir: Path | None, download: bool
+    spec: PopulationSpec, *, store: Store, data_dir: Path | None, download: bool, elsewhere: bool = False
 ) -> Population:
     """Reads the data and settles what the preset and the machine decide.
 
@@ -72,6 +78,7 @@ def open_population(
         store: where finished work is kept.
         data_dir: where torchvision's data sets are.
         download: whether an absent data set may be fetched.
+        elsewhere: whether other machines do all work on the device, so that it need not be in this one.
 
     Raises:
         InputError: if a name is unknown, the data are not there, or there is no such device.
@@ -79,7 +86,7 @@ def open_population(
     check_model_name(spec.model)
     check_data_name(spec.data)
     check_label_use(spec)
-    device = _device(spec.device)
+    device = spec.device if elsewhere else _device(spec.device)
     data = load_data(spec.data, data_dir=data_dir, download=download)
     chosen = preset(spec.data, split_name(spec.model)[0])
     training = chosen.training
@@ -100,7 +107,10 @@ def open_population(
 def _device(name: str) -> str:
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
-        raise InputError("--device cuda: this machine has no usable GPU; allowed here: auto, cpu")
+        raise InputError(
+            "--device cuda: this machine has no usable GPU; allowed here: auto, cpu (a report on members that"
+            " jobs train on GPUs needs one too)"
+        )
     return "cuda" if available and name != "cpu" else "cpu"
 
 
@@ -111,6 +121,7 @@ def finish_members(
     *,
     scores: bool,
     workers: int,
+    slurm: Slurm | None = None,
     exclude_diverged: bool,
 ) -> Population:
     """Trains, compresses and asks every member whose predictions are not stored yet.
@@ -121,13 +132,15 @@ def finish_members(
         scores: also compute what ``pie_report.network_scores`` has of the dense members.
         progress: shows how many members are done.
         workers: number of processes; members do not depend on it.
+        slurm: each member is a job that asks for this, instead of a worker's.
         exclude_diverged: go on without members whose training diverges.
 
     Returns:
         The members that did not diverge.
 
     Raises:
-        InputError: if a member diverges and is not to be left out, or fewer than 2 remain.
+        InputError: if a member diverges and is not to be left out, fewer than 2 remain, or jobs are ended.
+        MembersFailedError: if jobs fail otherwise.
     """
     waiting = [
         i
@@ -136,8 +149,18 @@ def finish_members(
     ]
     task = progress.add_task("members", total=population.k, completed=population.k - len(waiting))
     shared = population, conditions, scores, exclude_diverged
-    for _ in run_tasks(_finish_member, shared, waiting, workers=workers):
-        progress.advance(task)
+    if slurm is None:
+        done = run_tasks(_finish_member, shared, waiting, workers=workers)
+    else:
+        left = [i for i in waiting if not (exclude_diverged and _has_diverged(population, i))]
+        names = {i: key(population.spec(i), conditions, scores, exclude_diverged) for i in left}
+        threads, folder = population.member.threads, population.store.jobs
+        done = run_on_slurm(_finish_member, shared, names, slurm=slurm, threads=threads, folder=folder)
+    try:
+        for _ in done:
+            progress.advance(task)
+    except TasksFailedError as error:
+        raise _failed(population, error) from error
     diverged = [population.seeds[i] for i in waiting if not population.is_finished(i, conditions)]
     return _without(population, diverged) if diverged else population
 
@@ -158,6 +181,26 @@ def _finish_member(shared: tuple[Population, tuple[CompressionSpec, ...], bool, 
             population.compressed_predictions(index, condition)
         if scores:
             compute_scores(population, index)
+
+
+def _has_diverged(population: Population, index: int) -> bool:
+    """Whether the store knows that a member's training diverges; nothing is trained."""
+    try:
+        if population.store.has("members", key(population.spec(index))):
+            population.dense(index)
+    except DivergedError:
+        return True
+    return False
+
+
+def _failed(population: Population, error: TasksFailedError) -> Exception:
+    """Names the members that failed; the error is of the kind of the worst."""
+    for index, failure in error.failures.items():
+        named = f"member {index} (seed {population.seeds[index]})"
+        reason = failure.reason if failure.reason.startswith(named) else f"{named} failed: {failure.reason}"
+        _log.warning("%s; log: %s", reason, failure.log)
+    kind = InputError if all(f.mendable for f in error.failures.values()) else MembersFailedError
+    return kind(f"{len(error.failures)} of {population.k} members failed; the same command runs these again")
 
 
 def _without(population: Population, seeds: list[int]) -> Population:
@@ -217,6 +260,7 @@ def run(
     *,
     side: SideData | None = None,
     workers: int = 1,
+    slurm: Slurm | None = None,
 ) -> Report:
     """Trains, compresses, compares and explains; every stage that is stored is skipped.
 
@@ -227,6 +271,7 @@ def run(
         progress: shows how far it is.
         side: what else is known of the test images.
         workers: number of processes that train and compress members; results do not depend on it.
+        slurm: members are jobs that ask for this.
     """
     population = finish_members(
         population,
@@ -234,6 +279,7 @@ def run(
         progress,
         scores=True,
         workers=workers,
+        slurm=slurm,
         exclude_diverged=spec.population.exclude_diverged,
     )
     with population.fixed_threads():

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from population.preemption import notices_held
 from population.spec import MemberSpec, RemainingSpec, TrainingSpec, key
 from population.store import Store
 from ssl_models.backbones import Classifier, compared_layers
@@ -159,15 +160,16 @@ class TrainedMembers:
         self, network: Classifier, spec: MemberSpec, objective: str, training: TrainingSpec
     ) -> list[float]:
         images, labels = self._seen
-        return train(
-            network,
-            objective,
-            torch.from_numpy(images).to(spec.device),
-            torch.from_numpy(labels).to(spec.device),
-            spec=training,
-            seed=spec.seed,
-            checkpoints=Checkpoints(self.store.unfinished("members", key(spec))),
-        )
+        with notices_held() as notice:
+            return train(
+                network,
+                objective,
+                torch.from_numpy(images).to(spec.device),
+                torch.from_numpy(labels).to(spec.device),
+                spec=training,
+                seed=spec.seed,
+                checkpoints=Checkpoints(self.store.unfinished("members", key(spec)), notice=notice),
+            )
 
     @property
     def _seen(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:

@@ -93,6 +93,11 @@ class Store:
         """
         return self.root / kind / f".{key}.unfinished"
 
+    @property
+    def jobs(self) -> Path:
+        """Folder of the files and logs of jobs that work for the store elsewhere."""
+        return self.root / "slurm"
+
     def has(self, kind: str, key: str) -> bool:
         """Whether there is an entry, which may be damaged."""
         return (self.root / kind / key).is_dir()

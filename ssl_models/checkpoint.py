@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from population.preemption import Notice
 from ssl_models.hooks import TrainingHook
 
 #: Least time between two checkpoints; what a killed run loses at most.
@@ -43,20 +44,23 @@ class Checkpoints:
     Attributes:
         folder: where the file is; made when first needed.
         seconds: least time between two checkpoints.
+        notice: when given, the next checkpoint is due at once, and answers it.
     """
 
-    def __init__(self, folder: Path, *, seconds: float = SECONDS) -> None:
+    def __init__(self, folder: Path, *, seconds: float = SECONDS, notice: Notice | None = None) -> None:
         self.folder = folder
         self.seconds = seconds
+        self.notice = notice
         self._last = time.monotonic()
 
     @property
     def due(self) -> bool:
         """Whether it is time for the next one."""
-        return time.monotonic() - self._last >= self.seconds
+        noticed = self.notice is not None and self.notice.given
+        return noticed or time.monotonic() - self._last >= self.seconds
 
     def save(self, state: TrainingState) -> None:
-        """Replaces the file, whole or not at all."""
+        """Replaces the file, whole or not at all; if notice was given, the process is left then."""
         self.folder.mkdir(parents=True, exist_ok=True)
         header = json.dumps({"step": state.step, "losses": list(state.losses)})
         partial = self.folder / "partial.safetensors"
@@ -64,6 +68,8 @@ class Checkpoints:
         save_file(plain, partial, metadata={"state": header})
         partial.replace(self._file)
         self._last = time.monotonic()
+        if self.notice is not None:
+            self.notice.answer()
 
     def load(self) -> TrainingState | None:
         """The last checkpoint; None where there is none, or a damaged one, which is named and removed."""

@@ -117,6 +117,18 @@ def predictions(path: Path, k: int = 4, **changes: Any) -> str:
         ("report --merge 0.5 --seed -1", "--seed must be in [0, 4294967286]"),
         ("report --merge 0.5 --seed 99999999999999999999", "--seed must be in [0, 4294967286]"),
         ("report --merge 0.5 --workers 0 --quiet", "--workers must be at least 1, not 0"),
+        ("train --executor cluster", "unknown executor 'cluster' (did you mean 'slurm'?); allowed: "),
+        ("train --partition long", "--partition does not go with --executor local"),
+        ("report --merge 0.5 --time 60", "--time does not go with --executor local"),
+        ("train --executor slurm --workers 2", "--workers does not go with --executor slurm"),
+        (
+            "train --executor slurm --gpus 2",
+            "--gpus must be 0 or 1, not 2: a member trains on one",
+        ),
+        (
+            "train --executor slurm --time 1:30",
+            "--time must be minutes or HH:MM:SS, at least a minute",
+        ),
         ("report --merge 0.5 --data cifar10", "cifar10 needs --data-dir"),
         ("report --merge 0.5 --data cifar10 --data-dir nowhere", "no intact cifar10 in nowhere"),
         ("report --merge 0.5 --data imagefolder:nowhere", "no such image folder: nowhere"),

@@ -1,3 +1,4 @@
+import signal
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -6,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from population.preemption import NOTICE, notices_held
 from population.spec import TrainingSpec
 from ssl_models import build_model, load_data
 from ssl_models.backbones import Classifier
@@ -199,6 +201,42 @@ def test_training_that_was_killed_goes_on_to_the_same_bits(
     model, hook = network(objective, seed=9), KilledAfter(-1)
     assert (
         train(model, objective, *digits, spec=spec(objective), seed=3, hooks=[hook], checkpoints=resumed)
+        == losses
+    )
+    assert same(expected, model.state_dict())
+    assert int(hook.count) == sum(range(1, 9))
+
+
+def test_notice_is_answered_after_a_checkpoint_at_the_end_of_the_step(
+    digits: tuple[torch.Tensor, torch.Tensor], tmp_path: Path
+) -> None:
+    expected, losses = trained("simclr", digits, seed=3)
+
+    def leave(number: int, frame: object) -> None:
+        raise SystemExit(17)
+
+    class NoticeIn(KilledAfter):
+        def after_step(self, step: int, total: int) -> None:
+            if step == 3:
+                signal.raise_signal(NOTICE)
+            super().after_step(step, total)
+
+    before = signal.signal(NOTICE, leave)
+    try:
+        with pytest.raises(SystemExit, match="17"), notices_held() as notice:
+            train(
+                network("simclr"), "simclr", *digits, spec=spec("simclr"), seed=3,
+                hooks=[NoticeIn(-1)], checkpoints=Checkpoints(tmp_path, notice=notice),
+            )  # fmt: skip
+    finally:
+        signal.signal(NOTICE, before)
+    resumed = Checkpoints(tmp_path)
+    state = resumed.load()
+    assert state is not None
+    assert state.step == 3
+    model, hook = network("simclr", seed=9), KilledAfter(-1)
+    assert (
+        train(model, "simclr", *digits, spec=spec("simclr"), seed=3, hooks=[hook], checkpoints=resumed)
         == losses
     )
     assert same(expected, model.state_dict())

@@ -1,0 +1,139 @@
+import logging
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from rich.progress import Progress
+
+from pie_report import execution, pipeline
+from pie_report.execution import Execution
+from pie_report.pipeline import MembersFailedError, finish_members
+from population import slurm
+from population.errors import InputError
+from population.job_arrays import Slurm
+from population.slurm import Failure, TasksFailedError
+from population.spec import PopulationSpec, key
+from ssl_models.training import DivergedError
+
+
+@pytest.mark.parametrize(
+    ("time", "minutes"),
+    [(None, 240), ("1", 1), ("90", 90), ("00:01:00", 1), ("0:00:01", 1), ("1:30:01", 91), ("48:00:00", 2880)],
+)
+def test_time_limits_in_minutes(monkeypatch: pytest.MonkeyPatch, time: str | None, minutes: int) -> None:
+    monkeypatch.setattr(slurm, "check_slurm", lambda: None)
+    assert Execution("slurm", partition="p", gpus=1, time=time).slurm() == Slurm("p", 1, minutes)
+
+
+@pytest.mark.parametrize("time", ["0", "0:00:00", "-5", "1.5", "1:60:00", "1:00", "x", "", "1-00:00:00"])
+def test_bad_time_limits(time: str) -> None:
+    with pytest.raises(InputError, match="--time must be minutes or HH:MM:SS"):
+        Execution("slurm", time=time)
+
+
+def test_the_device_is_that_of_the_jobs() -> None:
+    auto = PopulationSpec()
+    assert Execution().placed(auto) is auto
+    assert Execution("slurm").placed(auto).device == "cpu"
+    assert Execution("slurm", gpus=1).placed(auto).device == "cuda"
+    assert Execution("slurm", gpus=1).placed(PopulationSpec(device="cuda")).device == "cuda"
+    with pytest.raises(InputError, match="--device cuda does not go with --gpus 0"):
+        Execution("slurm").placed(PopulationSpec(device="cuda"))
+    with pytest.raises(InputError, match="--device cpu does not go with --gpus 1"):
+        Execution("slurm", gpus=1).placed(PopulationSpec(device="cpu"))
+
+
+def test_workers_are_as_many_as_cores_unless_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(execution.os, "sched_getaffinity", lambda process: {0, 1, 5})
+    assert [Execution().processes(device) for device in ("cpu", "cuda")] == [3, 1]
+    assert Execution(workers=7).processes("cuda") == 7
+    assert Execution().slurm() is None
+
+
+class Members:
+    """Four members, of which the first is finished."""
+
+    k, seeds, member = 4, [5, 6, 7, 8], SimpleNamespace(threads=1)
+    store = SimpleNamespace(jobs=Path("jobs"))
+
+    def is_finished(self, index: int, conditions: object) -> bool:
+        return index == 0
+
+    def spec(self, index: int) -> str:
+        return f"member {index}"
+
+
+def finish(members: Any, jobs: Slurm, *, exclude_diverged: bool) -> Any:
+    progress = Progress(disable=True)
+    return finish_members(
+        members, (), progress, scores=False, workers=1, slurm=jobs, exclude_diverged=exclude_diverged
+    )
+
+
+@pytest.mark.parametrize(
+    ("failures", "kind", "lines"),
+    [
+        (
+            {1: Failure("job 7_0 ended as CANCELLED without a word", True, Path("a.out"))},
+            InputError,
+            ["member 1 (seed 6) failed: job 7_0 ended as CANCELLED without a word; log: a.out"],
+        ),
+        (
+            {
+                2: Failure("ValueError: no", False, Path("b.out")),
+                3: Failure("member 3 (seed 8) diverged: its loss is nan", True, Path("c.out")),
+            },
+            MembersFailedError,
+            [
+                "member 2 (seed 7) failed: ValueError: no; log: b.out",
+                "member 3 (seed 8) diverged: its loss is nan; log: c.out",
+            ],
+        ),
+    ],
+)
+def test_members_that_failed_are_named_with_their_logs(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    failures: dict[int, Failure],
+    kind: type[Exception],
+    lines: list[str],
+) -> None:
+    asked: dict[str, Any] = {}
+
+    def run(task: object, shared: object, names: dict[int, str], **rest: Any) -> Any:
+        asked.update(rest, names=names)
+        yield from names.keys() - failures.keys()
+        raise TasksFailedError(failures)
+
+    monkeypatch.setattr(pipeline, "run_on_slurm", run)
+    jobs = Slurm(None, 0, 5)
+    with caplog.at_level(logging.WARNING), pytest.raises(kind) as caught:
+        finish(Members(), jobs, exclude_diverged=False)
+    assert str(caught.value) == f"{len(failures)} of 4 members failed; the same command runs these again"
+    assert [record.getMessage() for record in caplog.records] == lines
+    assert (asked["slurm"], asked["threads"], asked["folder"]) == (jobs, 1, Path("jobs"))
+    assert list(asked["names"]) == [1, 2, 3]
+    assert len(set(asked["names"].values())) == 3
+
+
+def test_no_job_is_submitted_for_what_is_known_to_diverge(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Diverging(Members):
+        """The second member has diverged, the third one is trained, the fourth is not."""
+
+        store = SimpleNamespace(jobs=Path("jobs"), has=lambda kind, name: name != key("member 3"))
+
+        def dense(self, index: int) -> None:
+            if index == 1:
+                raise DivergedError
+
+    asked: list[int] = []
+
+    def run(task: object, shared: object, names: dict[int, str], **rest: object) -> list[int]:
+        asked.extend(names)
+        return asked
+
+    monkeypatch.setattr(pipeline, "run_on_slurm", run)
+    monkeypatch.setattr(pipeline, "_without", lambda population, seeds: seeds)
+    assert finish(Diverging(), Slurm(None, 0, 5), exclude_diverged=True) == [6, 7, 8]
+    assert asked == [2, 3]
