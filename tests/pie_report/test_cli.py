@@ -68,7 +68,7 @@ def predictions(path: Path, k: int = 4, **changes: Any) -> str:
 @pytest.mark.parametrize(
     ("argv", "expected"),
     [
-        ("repot", "unknown command 'repot' (did you mean 'report'?); allowed: compare, data, figures, "),
+        ("repot", "unknown command 'repot' (did you mean 'report'?); allowed: across, compare, data, "),
         ("--bogus", "unknown command '--bogus'"),
         ("report", "nothing to compare: give at least one of --merge, --prune, --filters, --random"),
         ("report --merge 0.5 --model simclr_r81", "unknown model 'simclr_r81' (did you mean 'simclr_r18'?)"),
