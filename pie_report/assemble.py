@@ -168,7 +168,7 @@ def _condition_document(result: ConditionResult, *, seed: int) -> dict[str, Any]
 
 def _tables(dense: DenseResult, conditions: Sequence[ConditionResult]) -> dict[str, pd.DataFrame]:
     tables = {
-        "summary": pd.DataFrame([*_dense_rows(dense, conditions), *map(_summary_row, conditions)]),
+        "summary": pd.DataFrame([*_dense_rows(dense), *map(_summary_row, conditions)]),
         "pies": _stack({c.condition: c.pies.samples for c in conditions}),
     }
     parts = {c.condition: c.classes.table for c in conditions if c.classes is not None}
@@ -195,15 +195,14 @@ def _stack(parts: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     return table[["condition", *(name for name in table.columns if name != "condition")]]
 
 
-def _dense_rows(dense: DenseResult, conditions: Sequence[ConditionResult]) -> list[dict[str, Any]]:
+def _dense_rows(dense: DenseResult) -> list[dict[str, Any]]:
     rows = [
         _row("dense", "dense", None, None, None, dense.predictions.k, dense.accuracy, _full_cost(dense.cost))
     ]
     if dense.accuracy_reestimated is not None:
-        repair = conditions[0].repair
         rows.append(
             _row(
-                "dense, re-estimated", "identity", None, repair, None, dense.predictions.k,
+                "dense, re-estimated", "identity", None, "bn", None, dense.predictions.k,
                 dense.accuracy_reestimated, _full_cost(dense.cost),
             )
         )  # fmt: skip

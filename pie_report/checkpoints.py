@@ -169,7 +169,7 @@ def open_checkpoints(spec: ReportSpec, data: ImageData, *, device: str, threads:
             " network's outputs); only --probe frozen is possible"
         )
     norms = (m for m in first.modules() if isinstance(m, BATCH_NORMS) and m.track_running_stats)
-    if spec.repair == "bn" and next(norms, None) is None:
+    if "bn" in spec.repair and next(norms, None) is None:
         others = ", ".join(r for r in REPAIRS if r != "bn")
         raise InputError(
             f"--repair bn: {spec.network} has no BatchNorm statistics to re-estimate; choose one of {others}"

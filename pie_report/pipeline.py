@@ -235,7 +235,7 @@ def describe(
             "members": population.k,
             "seed": named.seed,
             "probe": spec.probe,
-            "repair": spec.repair,
+            "repair": list(spec.repair),
             "design": "paired",
             "side_labels": side_labels,
             "device": member.device,
@@ -288,7 +288,8 @@ def run(
         task = progress.add_task("comparing", total=len(spec.conditions))
         results, maps = [], {}
         for condition in spec.conditions:
-            result, maps[condition.title] = _compare(population, condition, dense, scores, side)
+            title = spec.title(condition)
+            result, maps[title] = _compare(population, title, condition, dense, scores, side)
             results.append(result)
             progress.advance(task)
         return build_report(
@@ -318,12 +319,13 @@ def _dense_result(spec: ReportSpec, population: Population, dense: Predictions) 
 
 
 def _identity(spec: ReportSpec) -> tuple[CompressionSpec, ...]:
-    """The condition that shows what the repair alone does to the dense members, if it does anything."""
-    return (CompressionSpec("identity", 0.0, spec.repair, "frozen"),) if spec.repair == "bn" else ()
+    """The condition that shows what re-estimation alone does to the dense members, where it is a repair."""
+    return (CompressionSpec("identity", 0.0, "bn", "frozen"),) if "bn" in spec.repair else ()
 
 
 def _compare(
     population: Population,
+    title: str,
     condition: CompressionSpec,
     dense: Predictions,
     scores: pd.DataFrame,
@@ -335,7 +337,7 @@ def _compare(
     explanation = explain(population, condition, pies.samples, dense.modal_label)
     costs = population.mean_costs(condition)
     result = ConditionResult(
-        condition=condition.title,
+        condition=title,
         method=condition.method,
         amount=condition.amount,
         repair=condition.repair,

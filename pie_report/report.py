@@ -13,7 +13,7 @@ from figures.gallery.exhibits import Exhibits
 from population.errors import InputError
 from population.predictions import Predictions
 
-SCHEMA = 1
+SCHEMA = 2
 _TEXT_COLUMNS = frozenset(
     {
         "comparison", "condition", "design", "first", "flag", "group", "grouping", "images", "kind",

@@ -145,7 +145,7 @@ class CompressionSpec:
 
     @property
     def title(self) -> str:
-        """Name of the condition in tables, for example ``merge 0.5``."""
+        """Method and amount, for example ``merge 0.5``."""
         return f"{self.method} {self.amount:g}"
 
 
@@ -317,7 +317,7 @@ class ReportSpec:
         probe: the classifier after compression: frozen (kept) or refit (fitted again).
         repair: after compression: none, data-free (variance correction of merged channels), bn
             (BatchNorm statistics re-estimated on training images) or least-squares (every layer fitted
-            again on training images).
+            again on training images). With several, every amount is a condition under each.
 
     Raises:
         InputError: if a value is out of range or nothing is to be compressed.
@@ -330,15 +330,18 @@ class ReportSpec:
     filters: tuple[float, ...] = ()
     random: tuple[float, ...] = ()
     probe: str = "frozen"
-    repair: str = "bn"
+    repair: tuple[str, ...] = ("bn",)
 
     def __post_init__(self) -> None:
-        if not self.conditions:
+        if not any(getattr(self, method) for method in METHOD_NAMES):
             raise InputError("nothing to compare: give at least one of --merge, --prune, --filters, --random")
-        if self.repair == "least-squares" and self.prune:
+        if "least-squares" in self.repair and self.prune:
             raise InputError("--repair least-squares is for lost channels; it does not go with --prune")
-        titles = [c.title for c in self.conditions]
-        if len(set(titles)) < len(titles):
+        if not self.repair:
+            raise InputError("--repair needs at least one repair")
+        if len(set(self.repair)) < len(self.repair):
+            raise InputError("--repair: the same repair is given twice")
+        if len(set(self.conditions)) < len(self.conditions):
             raise InputError("the same method and amount is given twice")
         self._check_own()
 
@@ -369,13 +372,18 @@ class ReportSpec:
 
     @property
     def conditions(self) -> tuple[CompressionSpec, ...]:
-        """Every requested compression, in the order merge, prune, filters, random."""
+        """Every requested compression, in the order merge, prune, filters, random; under each repair."""
         return tuple(
             # Adding 0 makes -0.0 the same amount, and the same condition, as 0.0.
-            CompressionSpec(method, float(amount) + 0.0, self.repair, self.probe)
+            CompressionSpec(method, float(amount) + 0.0, repair, self.probe)
             for method in METHOD_NAMES
             for amount in getattr(self, method)
+            for repair in self.repair
         )
+
+    def title(self, condition: CompressionSpec) -> str:
+        """Name of a condition in tables: ``merge 0.5``, and of several repairs ``merge 0.5 bn``."""
+        return f"{condition.title} {condition.repair}" if len(self.repair) > 1 else condition.title
 
 
 def canonical(*parts: Any) -> str:

@@ -101,6 +101,20 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_methods_under_several_repairs_are_curves_of_their_own(tmp_path: Path) -> None:
+    tables = run_tables()
+    summary = tables["summary"].assign(repair="bn")
+    summary.loc[summary["method"] == "dense", "repair"] = ""  # as it is read from a file
+    both = pd.concat([summary, summary[summary["repair"] == "bn"].assign(repair="none")])
+    for table in (summary, both):
+        draw_figures({"summary": table}, tmp_path)
+        drawn = pd.read_csv(tmp_path / "accuracy-cost.csv")["method"].tolist()
+        repairs = set(table["repair"]) - {""}
+        compressed = [n for n in drawn if n != "dense"]
+        assert len(drawn) == len(table) == len(compressed) + 1
+        assert {n.split()[-1] for n in compressed} & repairs == (repairs if len(repairs) > 1 else set())
+
+
 def files(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 

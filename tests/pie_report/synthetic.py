@@ -127,7 +127,7 @@ def compare_without_labels() -> Synthetic:
     ]
     nothing = dict.fromkeys(["method", "amount", "repair", "calibration_images", "cost", "accuracy", "cka"])
     document = {
-        "schema": 1,
+        "schema": 2,
         "spec": dict.fromkeys(full.document["spec"])
         | {
             "command": "compare",
@@ -554,7 +554,7 @@ def _attribution_rows(pies: pd.DataFrame) -> pd.DataFrame:
 def _document(accuracy, label, dense, compressed) -> dict[str, Any]:
     recall = [float((dense[:, label == c] == c).mean()) for c in range(10)]
     return {
-        "schema": 1,
+        "schema": 2,
         "spec": {
             "command": "report",
             "command_line": "pie-report --model simclr_r18 --merge 0.5 --prune 0.9 --random 0.5",
@@ -565,7 +565,7 @@ def _document(accuracy, label, dense, compressed) -> dict[str, Any]:
             "seeds": list(range(K)),
             "excluded_seeds": [],
             "probe": "frozen",
-            "repair": "bn",
+            "repair": ["bn"],
             "design": "paired",
             "side_labels": "89abcdef01234567",
             "device": "cpu",

@@ -45,7 +45,7 @@ def save_run(folder: Path, *, model: str | None = "simclr_r18", seed: int = 0, *
         shares = {"pies": found.count, "pie_share": found.share}
         summary.append({"condition": condition, **accuracy, **shares, **numbers})
     document = {
-        "schema": 1,
+        "schema": 2,
         "spec": {"model": model, "data": "cats", "seed": seed, "command_line": f"pie report --seed {seed}"},
         "data": {"n_test": N},
         "dense": {"k": K, "accuracy": {"mean": 0.9, "low": 0.8, "high": 1.0}},

@@ -90,7 +90,7 @@ def test_schema_is_a_schema_and_takes_both_kinds_of_report(report, comparison):
 @pytest.mark.parametrize(
     "damage",
     [
-        lambda d: d.update(schema=2),
+        lambda d: d.update(schema=1),
         lambda d: d.update(created="2024-01-01"),
         lambda d: d.pop("baselines"),
         lambda d: d["spec"].update(design="both"),
@@ -162,7 +162,7 @@ def test_every_field_and_column_is_documented(report):
                 yield from names(value)
 
     assert set(names(SCHEMA)) - documented == {"schema"}
-    assert '"schema": 1' in text
+    assert '"schema": 2' in text
     for name, table in report.tables.items():
         section = text.split(f"### `tables/{name}.csv`")[1].split("\n###")[0]
         if name == "intersections":  # its other columns are conditions
@@ -301,6 +301,22 @@ def test_flips_stand_beside_two_dense_networks(report):
             ),
         ]
         assert " ".join(cells) in page.text
+
+
+def test_each_of_several_repairs_is_said(report):
+    page = Page(full_page(report))
+    assert "Every amount was tried" not in page.text
+    assert (
+        "no longer fit, so they were measured again on training images, for every condition alike"
+        in page.text
+    )
+    report.document["spec"]["repair"] = ["none", "bn", "data-free"]
+    assert_valid(report.document)
+    page = Page(full_page(report))
+    assert "Every amount was tried under each of these repairs: none, bn, data-free." in page.text
+    starts = ("With none, nothing was repaired", "With bn: after compression", "With data-free: after compr")
+    places = [page.text.index(start) for start in starts]
+    assert places == sorted(places)
 
 
 def test_numbers_of_networks_are_thinned_out_and_the_needed_number_is_said(report):

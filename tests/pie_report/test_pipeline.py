@@ -313,7 +313,7 @@ def test_what_was_done_is_said(simclr: Run, refitted: Run, pets: Run) -> None:
         "fingerprint": population(simclr, "simclr_r18").data.fingerprint(),
     }  # fmt: skip
     assert refitted.document["spec"]["probe"] == "refit"
-    assert refitted.document["spec"]["repair"] == "data-free"
+    assert refitted.document["spec"]["repair"] == ["data-free"]
     assert pets.document["spec"]["data"] == "imagefolder:pets"
     assert "imagefolder:pets" in pets.document["spec"]["command_line"]
     assert pets.document["data"]["class_names"] == ["cat", "dog"]

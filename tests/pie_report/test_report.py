@@ -18,7 +18,7 @@ TEXT = {
     "modal_dense", "name", "pair", "rate", "repair", "sample_id", "score", "scored_on", "second", "target",
     "votes_compressed", "votes_dense",
 }  # fmt: skip
-EMPTY: dict[str, Any] = {"schema": 1, "spec": {}, "data": {}, "dense": {}, "compressed": []}
+EMPTY: dict[str, Any] = {"schema": 2, "spec": {}, "data": {}, "dense": {}, "compressed": []}
 ONE = {"dense": Predictions(np.array(["x"]), np.array([[0]]))}
 
 
@@ -106,12 +106,12 @@ def test_a_number_that_is_none_is_not_written(tmp_path: Path) -> None:
     [
         ("report.json", None, "is not a run: it has no report.json"),
         ("report.json", b"", "report.json is damaged"),
-        ("report.json", b'{"schema": 1, "spec"', "report.json is damaged"),
+        ("report.json", b'{"schema": 2, "spec"', "report.json is damaged"),
         ("report.json", b"\xff\xfe", "report.json is damaged"),
-        ("report.json", b"[1]", "is not a report of schema 1"),
-        ("report.json", b'{"schema": 2, "spec": {}, "data": {}, "dense": {}, "compressed": []}', "schema 1"),
-        ("report.json", b'{"name": "a package"}', "is not a report of schema 1"),
-        ("report.json", b'{"schema": 1}', "is not a report of schema 1"),
+        ("report.json", b"[1]", "is not a report of schema 2"),
+        ("report.json", b'{"schema": 3, "spec": {}, "data": {}, "dense": {}, "compressed": []}', "schema 2"),
+        ("report.json", b'{"name": "a package"}', "is not a report of schema 2"),
+        ("report.json", b'{"schema": 2}', "is not a report of schema 2"),
         ("tables/pies.csv", None, "lacks tables/pies.csv"),
         ("tables/summary.csv", None, "lacks tables/summary.csv"),
         ("tables/pies.csv", b"", "a table in .* is damaged"),

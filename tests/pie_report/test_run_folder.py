@@ -306,7 +306,7 @@ def count(*places):
     replace(*places)
 
 run_folder.render_run, output._replace = render, count
-document = {"schema": 1, "spec": {"seed": 0}, "data": {}, "dense": {}, "compressed": []}
+document = {"schema": 2, "spec": {"seed": 0}, "data": {}, "dense": {}, "compressed": []}
 run_folder.write_run(Report(document, {}, None, {}), Path(sys.argv[1]))
 """
 

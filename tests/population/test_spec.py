@@ -187,6 +187,12 @@ def test_amounts_outside_the_range_are_refused(method: str, amount: float) -> No
         (lambda: ModelSpec("simclr", "r18", 10, 1, 0), "width must be at least 1, not 0"),
         (lambda: ReportSpec(), "nothing to compare"),
         (lambda: ReportSpec(merge=(0.5, 0.50)), "the same method and amount is given twice"),
+        (lambda: ReportSpec(merge=(0.5,), repair=("bn", "none", "bn")), "the same repair is given twice"),
+        (lambda: ReportSpec(merge=(0.5,), repair=()), "--repair needs at least one repair"),
+        (
+            lambda: ReportSpec(merge=(0.5,), prune=(0.5,), repair=("bn", "least-squares")),
+            "--repair least-squares is for lost channels; it does not go with --prune",
+        ),
         (lambda: ReportSpec(merge=(0.0, -0.0)), "the same method and amount is given twice"),
     ],
 )
@@ -200,7 +206,7 @@ def test_the_last_seed_that_fits_is_accepted() -> None:
 
 
 def test_conditions_are_in_a_fixed_order_with_readable_titles() -> None:
-    spec = ReportSpec(random=(0.25,), prune=(0.9, 0), merge=(0.5, 0.3), repair="none", probe="refit")
+    spec = ReportSpec(random=(0.25,), prune=(0.9, 0), merge=(0.5, 0.3), repair=("none",), probe="refit")
     assert [c.title for c in spec.conditions] == [
         "merge 0.5",
         "merge 0.3",
@@ -211,6 +217,17 @@ def test_conditions_are_in_a_fixed_order_with_readable_titles() -> None:
     assert {(c.repair, c.probe) for c in spec.conditions} == {("none", "refit")}
     assert CompressionSpec("prune", 0.0, "none", "refit") == spec.conditions[3]
     assert [c.title for c in ReportSpec(merge=(-0.0,)).conditions] == ["merge 0"]
+
+
+def test_every_amount_is_a_condition_under_each_repair() -> None:
+    spec = ReportSpec(prune=(0.9,), merge=(0.5, 0.3), repair=("none", "bn"))
+    assert [spec.title(c) for c in spec.conditions] == [
+        "merge 0.5 none", "merge 0.5 bn", "merge 0.3 none", "merge 0.3 bn", "prune 0.9 none", "prune 0.9 bn",
+    ]  # fmt: skip
+    assert [spec.title(c).split()[2] for c in spec.conditions] == [c.repair for c in spec.conditions]
+    single = ReportSpec(merge=(0.5, 0.3), repair=("none",))
+    assert [single.title(c) for c in single.conditions] == ["merge 0.5", "merge 0.3"]
+    assert {key(c) for c in single.conditions} < {key(c) for c in spec.conditions}  # the same work
 
 
 def test_specs_are_frozen() -> None:
