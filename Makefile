@@ -19,7 +19,8 @@ test: $(VENV)/.tested chromium lint
 test-faults: $(VENV)/.installed
 	$(BIN)/python tests/faults
 
-# Runs on a real Slurm of two nodes on this machine; see docs/cluster.md. Needs root. No part of make test.
+# Runs on a real Slurm of two nodes on this machine, about 5 minutes on 2 cores; see docs/cluster.md. Needs root.
+# No part of make test.
 test-cluster: $(VENV)/.tested slurm
 	$(BIN)/python -m pytest tests/cluster/runs.py
 

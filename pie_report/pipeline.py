@@ -152,7 +152,10 @@ def finish_members(
     if slurm is None:
         done = run_tasks(_finish_member, shared, waiting, workers=workers)
     else:
-        left = [i for i in waiting if not (exclude_diverged and _has_diverged(population, i))]
+        known = [i for i in waiting if _has_diverged(population, i)]
+        for index in known:  # says so, or leaves it out, without a job
+            _finish_member(shared, index)
+        left = [i for i in waiting if i not in known]
         names = {i: key(population.spec(i), conditions, scores, exclude_diverged) for i in left}
         threads, folder = population.member.threads, population.store.jobs
         done = run_on_slurm(_finish_member, shared, names, slurm=slurm, threads=threads, folder=folder)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from population.errors import InputError
+from population.signals import stops_held
 from population.store import file_digest
 
 if TYPE_CHECKING:
@@ -146,6 +147,7 @@ def submit(
             submitit.helpers.clean_env(),
             submitit.helpers.environment_variables(**kept),
             contextlib.redirect_stderr(printed),  # said below
+            stops_held(),  # jobs whose files are not in place yet would fail
         ):
             jobs = executor.submit_array(tasks)
     except RuntimeError as error:

@@ -1,3 +1,4 @@
+import contextlib
 import logging
 from pathlib import Path
 from types import SimpleNamespace
@@ -55,7 +56,7 @@ class Members:
     """Four members, of which the first is finished."""
 
     k, seeds, member = 4, [5, 6, 7, 8], SimpleNamespace(threads=1)
-    store = SimpleNamespace(jobs=Path("jobs"))
+    store = SimpleNamespace(jobs=Path("jobs"), has=lambda kind, name: False)
 
     def is_finished(self, index: int, conditions: object) -> bool:
         return index == 0
@@ -117,16 +118,20 @@ def test_members_that_failed_are_named_with_their_logs(
     assert len(set(asked["names"].values())) == 3
 
 
+class Diverging(Members):
+    """The second member has diverged, the third one is trained, the fourth is not."""
+
+    store = SimpleNamespace(jobs=Path("jobs"), has=lambda kind, name: name != key("member 3"))
+    fixed_threads = contextlib.nullcontext
+
+    def dense(self, index: int) -> None:
+        if index == 1:
+            raise DivergedError("its loss is nan")
+
+    dense_predictions = dense
+
+
 def test_no_job_is_submitted_for_what_is_known_to_diverge(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Diverging(Members):
-        """The second member has diverged, the third one is trained, the fourth is not."""
-
-        store = SimpleNamespace(jobs=Path("jobs"), has=lambda kind, name: name != key("member 3"))
-
-        def dense(self, index: int) -> None:
-            if index == 1:
-                raise DivergedError
-
     asked: list[int] = []
 
     def run(task: object, shared: object, names: dict[int, str], **rest: object) -> list[int]:
@@ -136,4 +141,7 @@ def test_no_job_is_submitted_for_what_is_known_to_diverge(monkeypatch: pytest.Mo
     monkeypatch.setattr(pipeline, "run_on_slurm", run)
     monkeypatch.setattr(pipeline, "_without", lambda population, seeds: seeds)
     assert finish(Diverging(), Slurm(None, 0, 5), exclude_diverged=True) == [6, 7, 8]
+    assert asked == [2, 3]
+    with pytest.raises(InputError, match=r"^member 1 \(seed 6\) diverged: its loss is nan; --ex"):
+        finish(Diverging(), Slurm(None, 0, 5), exclude_diverged=False)
     assert asked == [2, 3]
