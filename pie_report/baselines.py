@@ -21,7 +21,7 @@ def baseline_accuracies(population: Population) -> dict[str, float | int]:
 
     def compute(folder: Path) -> None:
         test, untrained = population.data.test, population.untrained(0)
-        images, label = population.labelled_train
+        images, label = population.labelled_images(0)
         images, label = images[:_TRAIN_IMAGES], label[:_TRAIN_IMAGES]
         features = {
             "raw_pixels": [

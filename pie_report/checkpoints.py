@@ -82,6 +82,10 @@ class LoadedMembers:
         """The same seed for all members."""
         return [self.common.seed] * len(self.paths)
 
+    def learnt_from(self, index: int) -> None:
+        """Taken to be all training images; no file says which."""
+        del index
+
     def spec(self, index: int) -> LoadedSpec:
         """Spec of member ``index``."""
         return replace(self.common, tensors=(self.common.tensors[index],))
@@ -182,7 +186,14 @@ def open_checkpoints(spec: ReportSpec, data: ImageData, *, device: str, threads:
                 f"{other} and {paths[i]} hold the same weights; members must be different networks"
             )
     common = LoadedSpec(
-        spec.network, code, digests, data.fingerprint(), spec.population.seed, device, threads
+        spec.network,
+        code,
+        digests,
+        data.fingerprint(),
+        spec.population.seed,
+        device,
+        threads,
+        judged=spec.population.judged,
     )
     return LoadedMembers(common, paths, build, scale, head_name)
 

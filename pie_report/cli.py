@@ -19,7 +19,7 @@ import tyro
 
 from pie_report.execution import Execution
 from population.errors import InputError, unknown_name
-from population.spec import METHOD_NAMES, PopulationSpec, ReportSpec, key
+from population.spec import METHOD_NAMES, PopulationSpec, ReportSpec, key, weights_key
 
 if TYPE_CHECKING:
     import numpy as np
@@ -86,8 +86,8 @@ class Report:
         places: where things are.
         out: folder of the report (default: runs/MODEL-DATA-KEY).
         force: replace a report of another spec in --out.
-        side_labels: CSV or npz of what else is known of the test images, by sample_id: numbers are scores of
-            difficulty, columns of yes and no are marks.
+        side_labels: CSV or npz of what else is known of the compared images, by sample_id: numbers are
+            scores of difficulty, columns of yes and no are marks.
         execution: what trains and compresses members.
         messages: what is printed.
     """
@@ -291,7 +291,8 @@ def _train(flags: Train) -> None:
         print(json.dumps({"seeds": population.seeds, "accuracy": accuracies.tolist()}))
         return
     for index, (seed, accuracy) in enumerate(zip(population.seeds, accuracies, strict=True)):
-        print(f"seed {seed}  accuracy {accuracy:.4f}  {store.root / 'members' / key(population.spec(index))}")
+        entry = store.root / "members" / weights_key(population.spec(index))
+        print(f"seed {seed}  accuracy {accuracy:.4f}  {entry}")
 
 
 def _compare(flags: Compare) -> None:
@@ -568,6 +569,9 @@ def _command_line(spec: ReportSpec) -> str:
         parts += [] if value is None else [f"--{name}", str(value)]
     parts += [] if named.label_fraction is None else ["--label-fraction", f"{named.label_fraction:g}"]
     parts += ["--exclude-diverged"] if named.exclude_diverged else []
+    parts += ["--judged", named.judged] if named.judged != "test" else []
+    parts += ["--train-share", f"{named.train_share:g}"] if named.train_share < 1 else []
+    parts += ["--forgetting"] if named.forgetting else []
     return " ".join([*parts, "--seed", str(named.seed)])
 
 

@@ -52,8 +52,8 @@ def describe_pair(
     command = f"pie compare DENSE.npz COMPRESSED.npz --design {design} --seed {seed}"
     names = None if dense.class_names is None else [str(n) for n in dense.class_names]
     unknown = (
-        "model", "data", "members", "seeds", "excluded_seeds", "probe", "repair", "device", "threads",
-        "training", "labels",
+        "model", "data", "judged", "members", "seeds", "excluded_seeds", "probe", "repair", "device",
+        "threads", "training", "labels",
     )  # fmt: skip
     return {
         "spec": {

@@ -26,7 +26,8 @@ from ssl_models.imported import ImportedNetwork
 from ssl_models.predict import batches, predict
 from ssl_models.probe import fit_probe
 
-#: Most training images that a BatchNorm re-estimation looks at: the first ones, without augmentation.
+#: Most training images that a BatchNorm re-estimation looks at: the first of those that the member learnt
+#: from, without augmentation.
 CALIBRATION_IMAGES = 5000
 
 #: From images in [0, 1] to logits.
@@ -63,6 +64,10 @@ class DenseMembers(Protocol):
 
     def spec(self, index: int) -> MemberSpec | LoadedSpec:
         """Identifies one member, in keys."""
+        ...
+
+    def learnt_from(self, index: int) -> NDArray[np.int64] | None:
+        """Indices of the training images that a member learnt from, ascending; None for all."""
         ...
 
     def network(self, index: int) -> Network:
@@ -120,17 +125,24 @@ class Population:
         """Training images on the device, uint8, shape (N, C, H, W)."""
         return torch.from_numpy(self.data.train.images).to(self.member.device)
 
-    @property
-    def labelled_train(self) -> tuple[Tensor, NDArray[np.int64]]:
-        """Training images whose labels may be looked at, on the device, and these labels."""
-        seen, labels = self.source.labelled, self.data.train.samples.label
-        if seen is None:
+    def learnt_images(self, index: int) -> Tensor:
+        """Training images that a member learnt from, as ``train_images``."""
+        return self._images_of(self.source.learnt_from(index))[0]
+
+    def labelled_images(self, index: int) -> tuple[Tensor, NDArray[np.int64]]:
+        """Training images whose labels a member may look at, on the device, and these labels."""
+        rows = self.source.learnt_from(index)
+        return self._images_of(self.source.labelled if rows is None else rows)
+
+    def _images_of(self, rows: NDArray[np.int64] | None) -> tuple[Tensor, NDArray[np.int64]]:
+        labels = self.data.train.samples.label
+        if rows is None:
             return self.train_images, labels
-        return self.train_images[torch.from_numpy(seen).to(self.member.device)], labels[seen]
+        return self.train_images[torch.from_numpy(rows).to(self.member.device)], labels[rows]
 
     @cached_property
     def test_images(self) -> Tensor:
-        """Test images on the device, uint8, shape (N, C, H, W)."""
+        """Images that members are compared on, on the device, uint8, shape (N, C, H, W)."""
         return torch.from_numpy(self.data.test.images).to(self.member.device)
 
     @property
@@ -158,7 +170,7 @@ class Population:
         return self.source.network(index)
 
     def dense_predictions(self, index: int) -> Predictions:
-        """What a dense member says about the test images."""
+        """What a dense member says about the images that are compared."""
         entry = self.store.once(
             "predictions",
             key(self.spec(index)),
@@ -174,7 +186,7 @@ class Population:
         return self._rebuild(self.dense(index), plan)
 
     def compressed_predictions(self, index: int, condition: CompressionSpec) -> Predictions:
-        """What a compressed member says about the test images."""
+        """What a compressed member says about the same images."""
         return Predictions.load(self._compressed_entry(index, condition) / "predictions.npz")
 
     def costs(self, index: int, condition: CompressionSpec) -> dict[str, dict[str, int | float]]:
@@ -201,7 +213,7 @@ class Population:
 
     def _compress(self, index: int, condition: CompressionSpec, folder: Path) -> None:
         dense, seed = self.dense(index), self.seeds[index]
-        images = self.train_images[:CALIBRATION_IMAGES]
+        images = self.learnt_images(index)[:CALIBRATION_IMAGES]
         # Chunks of nearly equal size, so that no batch is too small to have statistics.
         chunks = images.chunk(-(-len(images) // 500))
         result = METHODS[condition.method](
@@ -214,7 +226,7 @@ class Population:
         )
         plan, network = result.plan, self._rebuild(dense, result.plan)
         if condition.probe == "refit":
-            fit_probe(network, *self.labelled_train)
+            fit_probe(network, *self.labelled_images(index))
             name = next(n for n, module in network.named_modules() if module is network.head)
             head = {f"{name}.{n}": t.detach().clone() for n, t in network.head.named_parameters()}
             plan = replace(plan, tensors={**plan.tensors, **head})

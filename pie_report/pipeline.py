@@ -21,7 +21,7 @@ from pie_report.checkpoints import open_checkpoints
 from pie_report.explanations import explain
 from pie_report.label_use import check_label_use, use_labels
 from pie_report.members import Population
-from pie_report.network_scores import compute_scores, has_scores, mean_scores
+from pie_report.network_scores import compute_scores, has_scores, score_table
 from pie_report.report import Report
 from pie_report.statistics import condition_statistics, with_side_labels
 from pie_report.trained import TrainedMembers
@@ -30,10 +30,12 @@ from population.executor import run_tasks
 from population.job_arrays import Slurm
 from population.predictions import Predictions
 from population.slurm import TasksFailedError, run_on_slurm
-from population.spec import CompressionSpec, MemberSpec, PopulationSpec, ReportSpec, key
+from population.spec import CompressionSpec, MemberSpec, PopulationSpec, ReportSpec, key, weights_key
 from population.store import Store
 from ssl_models.datasets import check_data_name, display_name, load_data
+from ssl_models.objectives import OBJECTIVES
 from ssl_models.presets import preset
+from ssl_models.shares import check_shares
 from ssl_models.training import DivergedError
 from ssl_models.zoo import check_model_name, model_spec, split_name, stem_for
 
@@ -65,7 +67,8 @@ def open_members(spec: ReportSpec, *, store: Store, data_dir: Path | None, downl
     check_data_name(spec.population.data)
     device = _device(spec.population.device)
     data = load_data(spec.population.data, data_dir=data_dir, download=download)
-    return Population(open_checkpoints(spec, data, device=device, threads=_THREADS), data, store)
+    source = open_checkpoints(spec, data, device=device, threads=_THREADS)
+    return Population(source, data.judged_on(spec.population.judged), store)
 
 
 def open_population(
@@ -81,15 +84,23 @@ def open_population(
         elsewhere: whether other machines do all work on the device, so that it need not be in this one.
 
     Raises:
-        InputError: if a name is unknown, the data are not there, or there is no such device.
+        InputError: if a name is unknown, the data are not there, there is no such device, the objective
+            trains no classifier that could forget, or a share of the training images lacks a class.
     """
     check_model_name(spec.model)
     check_data_name(spec.data)
     check_label_use(spec)
+    objective = split_name(spec.model)[0]
+    if spec.forgetting and not OBJECTIVES[objective].trains_head:
+        able = ", ".join(name for name, other in OBJECTIVES.items() if other.trains_head)
+        raise InputError(f"--forgetting: {objective} trains no classifier; objectives that do: {able}")
     device = spec.device if elsewhere else _device(spec.device)
     data = load_data(spec.data, data_dir=data_dir, download=download)
-    chosen = preset(spec.data, split_name(spec.model)[0])
-    training = chosen.training
+    if spec.train_share < 1:
+        seeds = range(spec.seed, spec.seed + spec.members)
+        check_shares(data.train.samples, spec.train_share, seeds=seeds)
+    chosen = preset(spec.data, objective)
+    training = replace(chosen.training, train_share=float(spec.train_share), forgetting=spec.forgetting)
     if spec.epochs is not None:
         training = replace(training, epochs=spec.epochs)
     training, labels = use_labels(spec, training, chosen.finetuning, data.train.samples.label)
@@ -100,8 +111,8 @@ def open_population(
         width=spec.width or chosen.width,
         stem=spec.stem or stem_for(data.resolution),
     )
-    member = MemberSpec(model, training, data.fingerprint(), spec.seed, device, _THREADS, labels)
-    return Population(TrainedMembers(member, spec.members, data, store), data, store)
+    member = MemberSpec(model, training, data.fingerprint(), spec.seed, device, _THREADS, labels, spec.judged)
+    return Population(TrainedMembers(member, spec.members, data, store), data.judged_on(spec.judged), store)
 
 
 def _device(name: str) -> str:
@@ -189,7 +200,7 @@ def _finish_member(shared: tuple[Population, tuple[CompressionSpec, ...], bool, 
 def _has_diverged(population: Population, index: int) -> bool:
     """Whether the store knows that a member's training diverges; nothing is trained."""
     try:
-        if population.store.has("members", key(population.spec(index))):
+        if population.store.has("members", weights_key(population.spec(index))):
             population.dense(index)
     except DivergedError:
         return True
@@ -235,6 +246,7 @@ def describe(
             "command_line": with_side_labels(command_line, side_labels),
             **population.source.describe(),
             "data": display_name(named.data),
+            "judged": member.judged,
             "members": population.k,
             "seed": named.seed,
             "probe": spec.probe,
@@ -272,7 +284,7 @@ def run(
         population: from ``open_population``.
         sections: from ``describe``.
         progress: shows how far it is.
-        side: what else is known of the test images.
+        side: what else is known of the compared images.
         workers: number of processes that train and compress members; results do not depend on it.
         slurm: members are jobs that ask for this.
     """
@@ -287,7 +299,7 @@ def run(
     )
     with population.fixed_threads():
         dense = population.dense_population()
-        scores = mean_scores(population)
+        scores = score_table(population, dense)
         task = progress.add_task("comparing", total=len(spec.conditions))
         results, maps = [], {}
         for condition in spec.conditions:
@@ -298,13 +310,20 @@ def run(
         return build_report(
             spec={**sections["spec"], **population.source.describe()},
             data=sections["data"],
-            baselines=baseline_accuracies(population) if population.source.has_head else None,
+            baselines=_baselines(population),
             dense=_dense_result(spec, population, dense),
             conditions=results,
             scores=scores,
             exhibits=_exhibits(population, results, maps),
             with_models=True,
         )
+
+
+def _baselines(population: Population) -> dict[str, float | int] | None:
+    """On images that the probes were not fitted on; None where there are none, or no last layer is known."""
+    if population.member.judged == "train" or not population.source.has_head:
+        return None
+    return baseline_accuracies(population)
 
 
 def _dense_result(spec: ReportSpec, population: Population, dense: Predictions) -> DenseResult:

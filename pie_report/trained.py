@@ -1,6 +1,7 @@
 """Dense members that are trained here, each once, through the store."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,19 +14,24 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from population.preemption import notices_held
-from population.spec import MemberSpec, RemainingSpec, TrainingSpec, key
+from population.spec import MemberSpec, RemainingSpec, TrainingSpec, weights_key
 from population.store import Store
 from ssl_models.backbones import Classifier, compared_layers
 from ssl_models.checkpoint import Checkpoints
 from ssl_models.datasets import ImageData
+from ssl_models.hooks import TrainingHook
 from ssl_models.labels import labelled_images
 from ssl_models.objectives import OBJECTIVES
 from ssl_models.probe import fit_probe
+from ssl_models.recorder import CorrectnessRecorder
+from ssl_models.shares import drawn_share
 from ssl_models.training import DivergedError, train
 from ssl_models.zoo import build_model
 
 #: What a member whose training diverged has in the store, in place of weights.
 _DIVERGED = "diverged.json"
+#: Beside the weights of a member whose training was recorded.
+_RECORD = "record.npz"
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +81,13 @@ class TrainedMembers:
         """Spec of member ``index``."""
         return replace(self.first, seed=self.seeds[index])
 
+    def learnt_from(self, index: int) -> NDArray[np.int64] | None:
+        """Indices of the training images that a member learns from, ascending; None for all."""
+        share = self.first.training.train_share
+        if share == 1:
+            return None
+        return drawn_share(len(self.data.train.samples), share, seed=self.seeds[index])
+
     @cached_property
     def labelled(self) -> NDArray[np.int64] | None:
         """Indices of the training images whose labels may be looked at, ascending; None: all.
@@ -112,41 +125,65 @@ class TrainedMembers:
         Raises:
             DivergedError: if its training diverges, or did so before.
         """
-        network = self.untrained(index)
-        name = key(self.spec(index))
-        entry = self.store.once("members", name, lambda folder: self._make(index, folder))
-        if (entry / _DIVERGED).exists():
-            raise DivergedError(json.loads((entry / _DIVERGED).read_text())["reason"])
+        network, entry = self.untrained(index), self._entry(index)
         network.load_state_dict(load_file(entry / "model.safetensors"))
         return network
 
+    def recorded(self, index: int) -> NDArray[np.bool_]:
+        """Whether the classifier had each of the images that a member learnt from right after each epoch.
+
+        Returns:
+            Shape (E, n), the images in the order of ``learnt_from``.
+
+        Raises:
+            DivergedError: as ``network``.
+        """
+        with np.load(self._entry(index) / _RECORD, allow_pickle=False) as archive:
+            correct: NDArray[np.bool_] = archive["correct"]
+        return correct
+
+    def _entry(self, index: int) -> Path:
+        entry = self.store.once(
+            "members", weights_key(self.spec(index)), lambda folder: self._make(index, folder)
+        )
+        if (entry / _DIVERGED).exists():
+            raise DivergedError(json.loads((entry / _DIVERGED).read_text())["reason"])
+        return entry
+
     def _make(self, index: int, folder: Path) -> None:
-        spec = self.spec(index)
+        spec, network = self.spec(index), self.untrained(index)
+        recorders: list[CorrectnessRecorder] = []
+        if spec.training.forgetting:
+            images, labels = (torch.from_numpy(part).to(spec.device) for part in self._seen(index))
+            recorders.append(CorrectnessRecorder(network, spec.model.objective, images, labels))
         try:
-            network, losses = self._trained(index)
+            network, losses = self._trained(network, index, recorders)
         except DivergedError as error:
             outcome = {"spec": asdict(spec), "reason": str(error)}
             (folder / _DIVERGED).write_text(json.dumps(outcome, indent=1))
             return
+        for recorder in recorders:
+            np.savez(folder / _RECORD, correct=recorder.correct)
         state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
         save_file(state, folder / "model.safetensors")
         (folder / "training.json").write_text(json.dumps({"spec": asdict(spec), "loss": losses}, indent=1))
 
-    def _trained(self, index: int) -> tuple[Classifier, list[float]]:
+    def _trained(
+        self, untrained: Classifier, index: int, hooks: Sequence[TrainingHook]
+    ) -> tuple[Classifier, list[float]]:
         """A member's network, and the loss of each epoch of the training that was for this member alone."""
         spec = self.spec(index)
         known, objective = spec.labels, spec.model.objective
         trains_head = OBJECTIVES[objective].trains_head
-        losses: list[float] = []
+        network, losses = untrained, list[float]()
         if known is None or trains_head:
-            network = self.untrained(index)
-            losses = self._train(network, spec, objective, spec.training)
+            losses = self._train(network, index, objective, spec.training, hooks)
         else:
             network = self._pretrained(index)
         if known is not None and known.finetuning is not None:
-            losses = self._train(network, spec, "supervised", known.finetuning)
+            losses = self._train(network, index, "supervised", known.finetuning)
         elif not trains_head:
-            images, labels = self._seen
+            images, labels = self._seen(index)
             fit_probe(network, torch.from_numpy(images).to(spec.device), labels)
         return network, losses
 
@@ -157,9 +194,15 @@ class TrainedMembers:
         return network
 
     def _train(
-        self, network: Classifier, spec: MemberSpec, objective: str, training: TrainingSpec
+        self,
+        network: Classifier,
+        index: int,
+        objective: str,
+        training: TrainingSpec,
+        hooks: Sequence[TrainingHook] = (),
     ) -> list[float]:
-        images, labels = self._seen
+        spec = self.spec(index)
+        images, labels = self._seen(index)
         with notices_held() as notice:
             return train(
                 network,
@@ -168,14 +211,18 @@ class TrainedMembers:
                 torch.from_numpy(labels).to(spec.device),
                 spec=training,
                 seed=spec.seed,
-                checkpoints=Checkpoints(self.store.unfinished("members", key(spec)), notice=notice),
+                hooks=hooks,
+                checkpoints=Checkpoints(
+                    self.store.unfinished("members", weights_key(self.spec(index))), notice=notice
+                ),
             )
 
-    @property
-    def _seen(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        """Training images whose labels may be looked at, and these labels."""
+    def _seen(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """Training images of a member whose labels may be looked at, and these labels."""
         images, labels = self.data.train.images, self.data.train.samples.label
-        return (images, labels) if self.labelled is None else (images[self.labelled], labels[self.labelled])
+        share = self.learnt_from(index)
+        rows = self.labelled if share is None else share
+        return (images, labels) if rows is None else (images[rows], labels[rows])
 
     def layers(self, example: Tensor) -> dict[str, str]:
         """The layers of the encoder that its architecture lists."""

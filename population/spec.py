@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
 from population.errors import InputError, unknown_name
@@ -21,6 +21,7 @@ EVALUATIONS = ("linear", "finetune")
 REPAIRS = ("none", "data-free", "bn", "least-squares")
 STEMS = ("small", "imagenet")
 DEVICES = ("auto", "cpu", "cuda")
+SPLITS = ("test", "train")
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,9 @@ class TrainingSpec:
         augmentation: how views are made.
         redundancy: weight of the off-diagonal correlations of Barlow Twins (the paper's lambda); unused by
             other objectives.
+        train_share: fraction of the training images that a member learns from, drawn with its seed.
+        forgetting: whether it is noted after each epoch which of these images the classifier has right; the
+            weights do not depend on it.
     """
 
     epochs: int
@@ -66,6 +70,8 @@ class TrainingSpec:
     momentum: float
     augmentation: Augmentation
     redundancy: float = 5e-3
+    train_share: float = 1.0
+    forgetting: bool = False
 
     def __post_init__(self) -> None:
         if self.epochs < 1:
@@ -161,6 +167,7 @@ class MemberSpec:
         device: ``cpu`` or ``cuda``; results differ in the last bits between them.
         threads: of the CPU; sums differ in the last bit with their number.
         labels: which labels it sees; None: all of them, and an encoder is evaluated by a linear probe.
+        judged: the split whose images it is asked about; the trained weights do not depend on it.
     """
 
     model: ModelSpec
@@ -170,6 +177,7 @@ class MemberSpec:
     device: str
     threads: int
     labels: LabelSpec | None = None
+    judged: str = "test"
 
 
 @dataclass(frozen=True)
@@ -195,6 +203,7 @@ class LoadedSpec:
         seed: of what is drawn in compressions and analyses; equal for all members.
         device: ``cpu`` or ``cuda``.
         threads: of the CPU.
+        judged: the split whose images they are asked about.
     """
 
     architecture: str
@@ -204,6 +213,7 @@ class LoadedSpec:
     seed: int
     device: str
     threads: int
+    judged: str = "test"
 
 
 @dataclass(frozen=True)
@@ -229,6 +239,13 @@ class PopulationSpec:
             finetune (encoder and classifier are trained on the labels; the default with --label-fraction).
         exclude_diverged: leave out members whose training diverges (default: stop and name the first); at
             least 2 have to remain.
+        judged: the images that are compared before and after: test, or train, the training images, as they
+            are, without augmentation.
+        train_share: fraction of the training images that each member learns from, drawn with its seed. With
+            --judged train, images then have a memorisation: how much more often they are right for members
+            that learnt from them.
+        forgetting: with --judged train, count how often the classifier forgets each image again while it is
+            trained (a pass over all images after each epoch).
 
     Raises:
         InputError: if a value is out of range.
@@ -245,8 +262,23 @@ class PopulationSpec:
     label_fraction: float | None = None
     evaluation: str | None = None
     exclude_diverged: bool = False
+    judged: str = "test"
+    train_share: float = 1.0
+    forgetting: bool = False
 
     def __post_init__(self) -> None:
+        if self.judged not in SPLITS:
+            raise unknown_name("split", self.judged, SPLITS)
+        if not 0 < self.train_share <= 1:
+            raise InputError(f"--train-share must be in (0, 1], not {self.train_share:g}")
+        if self.forgetting and self.judged != "train":
+            raise InputError("--forgetting counts events of training images: give --judged train as well")
+        few_labels = self.label_fraction is not None or self.evaluation is not None
+        if few_labels and (self.train_share < 1 or self.forgetting):
+            raise InputError(
+                "--train-share and --forgetting do not go with --label-fraction and --evaluation: either a"
+                " member sees few images, or few of their labels"
+            )
         if self.stem not in (None, *STEMS):
             raise unknown_name("stem", str(self.stem), STEMS)
         if self.members < 2:
@@ -358,12 +390,16 @@ class ReportSpec:
             return
         if built == (own.arch is not None):
             raise InputError("--checkpoints needs either --arch NAME or --model package.module:function")
-        for name in ("epochs", "label_fraction", "evaluation", "exclude_diverged"):
+        for name in ("epochs", "label_fraction", "evaluation", "exclude_diverged", "forgetting"):
             if getattr(named, name) not in (None, False):
                 flag = f"--{name.replace('_', '-')}"
                 raise InputError(
                     f"{flag} is for networks that are trained here; it does not go with --checkpoints"
                 )
+        if named.train_share < 1:
+            raise InputError(
+                "--train-share is for networks that are trained here; it does not go with --checkpoints"
+            )
 
     @property
     def network(self) -> str:
@@ -414,3 +450,8 @@ def _is_default(declared: "Field[Any]", value: Any) -> bool:
 def key(*parts: Any) -> str:
     """Name under which what depends on the parts is stored: 20 hexadecimal digits."""
     return hashlib.sha256(canonical(*parts).encode()).hexdigest()[:20]
+
+
+def weights_key(spec: MemberSpec | LoadedSpec) -> str:
+    """Name under which a member's weights are stored: they are the same whatever it is asked about."""
+    return key(replace(spec, judged="test"))

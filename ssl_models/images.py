@@ -1,7 +1,8 @@
 """Images in memory and what is known of them."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +32,7 @@ class ImageData:
     Attributes:
         name: as shown in reports; holds no path.
         train: what models learn from.
-        test: what they are compared on.
+        test: what they are compared on, which may be the training images too.
     """
 
     name: str
@@ -52,6 +53,10 @@ class ImageData:
     def num_classes(self) -> int:
         """Number of classes."""
         return len(self.train.samples.class_names)
+
+    def judged_on(self, split: str) -> Self:
+        """The same, to compare models on the images of a split, ``test`` or ``train``."""
+        return self if split == "test" else replace(self, test=self.train)
 
     def channel_statistics(self) -> tuple[list[float], list[float]]:
         """Mean and standard deviation of each channel of the training images, on the scale [0, 1]."""

@@ -563,6 +563,7 @@ def _document(accuracy, label, dense, compressed) -> dict[str, Any]:
             "members": K,
             "seed": 0,
             "seeds": list(range(K)),
+            "judged": "test",
             "excluded_seeds": [],
             "probe": "frozen",
             "repair": ["bn"],

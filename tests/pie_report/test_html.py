@@ -353,6 +353,9 @@ def test_scores_of_difficulty_stand_beside_the_margin(report):
             cells = [
                 condition["condition"],
                 row["score"].replace("_", " "),
+                {"el2n": "predictions, label", "human <b>votes</b>": "side data"}.get(
+                    row["score"], "predictions"
+                ),
                 str(row["n"]),
                 f"{words.percent(row['auc'])} ({words.percent_range(row['low'], row['high'])})",
             ]
@@ -362,11 +365,52 @@ def test_scores_of_difficulty_stand_beside_the_margin(report):
                 gains = words.points_range(row["gain_low"], row["gain_high"])
                 cells += [words.percent(row["auc_known"]), f"{words.points(row['gain'])} ({gains})"]
             assert " ".join(cells) in page.text
-        assert (
-            f"{condition['condition']}: all scores together reach {words.percent(found['joint']['value'])},"
-            f" the margin alone {words.percent(found['known']['value'])}"
-            f" (gain {words.points_range(found['gain']['low'], found['gain']['high'])} points)." in page.text
-        )
+        joint, gain = found["joint"], found["gain"]
+        cells = [
+            condition["condition"],
+            "all of these together",
+            str(found["n"]),
+            f"{words.percent(joint['value'])} ({words.percent_range(joint['low'], joint['high'])})",
+            words.percent(found["known"]["value"]),
+            f"{words.points(gain['value'])} ({words.points_range(gain['low'], gain['high'])})",
+        ]
+        assert " ".join(cells) in page.text
+    assert "Prediction depth counts" not in page.text
+
+
+def test_scores_of_the_networks_are_explained_where_there_are_any(report):
+    for condition in report.document["compressed"]:
+        for row, name in zip(
+            condition["statistics"]["difficulty"]["scores"],
+            ("mean_margin", "prediction_depth", "label_depth", "forgetting_events", "memorisation"),
+            strict=False,
+        ):
+            row["score"] = name
+    page = Page(full_page(report))
+    for said in ("Prediction depth counts", "label depth asks", "Forgetting events count", "Memorisation is"):
+        assert page.text.count(said) == 1
+    for cells in ("prediction depth layers", "label depth layers, label", "memorisation training, label"):
+        assert page.text.count(cells) == len(report.document["compressed"])
+
+
+def test_training_images_are_not_called_test_images(report):
+    def text(**more):
+        training = report.document["spec"]["training"] | {"train_share": more.pop("share", 1.0)}
+        report.document["spec"] |= {"training": training, **more}
+        return Page(full_page(report)).text
+
+    n = f"{report.document['data']['n_test']}"
+    tested = text(judged="test")
+    assert f"{n} test images" in tested
+    assert f"tested on {n} images that they were not trained on" in tested
+    assert "training images: how networks do" not in tested
+    learnt = text(judged="train")
+    assert f"{n} training images" in learnt
+    assert f"asked about the {n} images that they learnt from" in learnt
+    assert "the same training images are seen, as they are, without augmentation" in learnt
+    assert "The images are training images: how networks do" in learnt
+    assert "test images" not in learnt
+    assert "each network learnt from a random 70% of its own" in text(judged="train", share=0.7)
 
 
 def test_marks_of_the_side_data_and_its_digest(report):
@@ -610,7 +654,7 @@ def test_what_compare_cannot_know_is_left_out_with_a_reason(comparison, tmp_path
     statistics = comparison.document["compressed"][0]["statistics"]
     for row in statistics["difficulty"]["scores"]:
         auc = f"{words.percent(row['auc'])} ({words.percent_range(row['low'], row['high'])})"
-        assert f"compressed {row['score'].replace('_', ' ')} {row['n']} {auc}" in page.text
+        assert f"compressed {row['score'].replace('_', ' ')} predictions {row['n']} {auc}" in page.text
     last = statistics["rarefaction"][-1]
     assert f"compressed 10 {images_range(last, 'count')} {images_range(last, 'seed_noise')}" in page.text
     for labelled in (

@@ -12,7 +12,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from analysis.similarity.activations import pooled_features
 from pie_report import network_scores
 from pie_report.members import Population, layers_of
-from pie_report.network_scores import SCORES, NetworkScore, compute_scores, has_scores, mean_scores
+from pie_report.network_scores import SCORES, NetworkScore, compute_scores, has_scores, score_table
 from pie_report.pipeline import open_population
 from pie_report.statistics import NETWORK_SCORES
 from population.spec import PopulationSpec
@@ -30,7 +30,7 @@ def people(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Population]:
 
 
 def test_the_columns_are_those_that_side_data_may_not_have() -> None:
-    assert tuple(name for score in SCORES for name in score.columns) == NETWORK_SCORES
+    assert {name for score in SCORES for name in score.columns} | {"memorisation"} == set(NETWORK_SCORES)
 
 
 def features(people: Population, index: int, images: torch.Tensor) -> list[NDArray[np.float64]]:
@@ -54,12 +54,17 @@ def test_depths_are_those_of_nearest_neighbours_in_every_layer(people: Populatio
         final = people.dense_predictions(index).predicted[0]
         depths.append([walk([p[i] for p in probes], final[i]) for i in range(len(truth))])
         by_label.append([max(walk([p[i] for p in probes], truth[i]), 1) for i in range(len(truth))])
-    found = mean_scores(people)
+    found = table(people)
+    assert list(found.columns) == ["prediction_depth", "label_depth"]
     np.testing.assert_array_equal(found.index, people.data.test.samples.sample_id)
     # A neighbour more or less, where two are equally far, may turn a vote.
     for name, expected in (("prediction_depth", depths), ("label_depth", by_label)):
         assert (found[name].to_numpy() != np.mean(expected, axis=0)).mean() < 0.02
     assert found["prediction_depth"].nunique() > 5
+
+
+def table(people: Population) -> pd.DataFrame:
+    return score_table(people, people.dense_population())
 
 
 def walk(answers: list[int], wanted: int) -> int:
@@ -70,9 +75,9 @@ def walk(answers: list[int], wanted: int) -> int:
 
 
 def test_what_is_stored_is_not_computed_again(people: Population, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = mean_scores(people)
+    first = table(people)
     monkeypatch.setattr(network_scores, "prediction_depth", None)
-    pd.testing.assert_frame_equal(mean_scores(people), first)
+    pd.testing.assert_frame_equal(table(people), first)
 
 
 def test_of_more_training_images_some_are_drawn(people: Population, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,7 +117,7 @@ def test_the_mean_is_over_the_first_members_that_have_a_value(
     monkeypatch.setattr(network_scores, "SCORES", (score,))
     expected = np.full(n, 1.5)
     expected[:2] = np.nan, 1
-    np.testing.assert_array_equal(mean_scores(people)["x"], expected)
+    np.testing.assert_array_equal(table(people)["x"], expected)
     assert has_scores(people, 2)  # beyond the first two there is nothing to compute
 
 

@@ -478,6 +478,32 @@ def test_force_replaces_the_report_of_another_spec(pets: Run, store: Path, tmp_p
     assert [c["condition"] for c in done.document["compressed"]] == ["prune 0.5"]
 
 
+def test_training_images_can_be_judged(pets: Run, store: Path, tmp_path: Path) -> None:
+    asked = ("--judged", "train", "--train-share", "0.75", "--forgetting")
+    done = report(
+        tmp_path / "out", store, "--model", "supervised_r18", "--data", pets.data, "--random", "0.5", *asked
+    )
+    document = done.document
+    jsonschema.validate(document, SCHEMA)
+    assert (document["spec"]["judged"], pets.document["spec"]["judged"]) == ("train", "test")
+    assert (document["data"]["n_train"], document["data"]["n_test"]) == (24, 24)
+    assert document["baselines"] is None
+    assert document["compressed"][0]["calibration_images"] == 18
+    assert all(name.startswith("train/") for name in done.table("pies")["sample_id"])
+    scores = done.table("scores")
+    assert list(scores) == [
+        "sample_id", "prediction_depth", "label_depth", "forgetting_events", "memorisation",
+    ]  # fmt: skip
+    # Each of two networks leaves a quarter out; both may have an image, or neither.
+    assert (scores["memorisation"] != "").sum() == 24 - (scores["memorisation"] == "").sum() <= 12
+    page = (done.out / "index.html").read_text()
+    assert "24 training images" in page
+    assert "each network learnt from a random\n75% of its own" in page
+    before = contents(done.out)
+    assert cli.main(["stats", str(done.out)]) == 0
+    assert contents(done.out) == before
+
+
 def test_training_alone_fills_the_store(pets: Run, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
     command = ["train", "--model", "supervised_r18", "--data", pets.data, *TINY, "--store", str(pets.store)]
