@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from population.errors import InputError
@@ -28,6 +28,7 @@ def test_one_percent_of_the_digits_is_one_of_each() -> None:
 
 
 @given(st.integers(0, 1000), st.floats(0.03, 1), st.floats(0.03, 1))
+@settings(deadline=None)
 def test_the_seed_decides_and_larger_fractions_contain_smaller_ones(seed: int, a: float, b: float) -> None:
     few, many = (labelled_images(LABELS, f, seed=seed) for f in sorted((a, b)))
     assert set(few) <= set(many)
