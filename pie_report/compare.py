@@ -137,12 +137,14 @@ def compare(
         baselines=None,
         dense=DenseResult(
             predictions=dense,
+            reestimated=None,
             accuracy=population_accuracy(dense, seed=seed) if labelled else None,
             accuracy_reestimated=None,
             cost=None,
         ),
         conditions=[result],
         scores=None,
+        probes=None,
         exhibits=None,
         with_models=False,
     )

@@ -8,8 +8,9 @@ from threadpoolctl import threadpool_limits
 from pie.identify import PieTable, find_pies
 from pie.side_data import SideData
 from pie_report.assemble import stacked_statistics
+from pie_report.fair import Compressed, FairComparison, fair_comparison
 from pie_report.plain import records
-from pie_report.report import Report
+from pie_report.report import REESTIMATED, Report
 from pie_report.statistics import (
     TABLES,
     Statistics,
@@ -22,7 +23,7 @@ from population.errors import InputError
 
 
 def restated(report: Report, *, side: SideData | None, side_labels: str | None) -> Report:
-    """Computes section ``statistics`` of every condition and ``overlap`` again, with their tables.
+    """Computes section ``statistics`` of every condition, ``overlap`` and ``fair`` again, with their tables.
 
     Args:
         report: of a run folder.
@@ -51,6 +52,7 @@ def restated(report: Report, *, side: SideData | None, side_labels: str | None) 
             found[name] = condition_statistics(
                 dense, after, pies[name], design=design, scores=scores, side=side, seed=seed
             )
+        fair = _fair(report) if document["fair"] is not None else None
     overlap = overlap_tables(pies)
     kept = {name: table for name, table in report.tables.items() if name not in TABLES}
     return replace(
@@ -63,6 +65,24 @@ def restated(report: Report, *, side: SideData | None, side_labels: str | None) 
                 for c in document["compressed"]
             ],
             "overlap": records(overlap["overlap"]) if overlap else None,
+            "fair": None if fair is None else fair.section(),
         },
-        tables={**kept, **stacked_statistics(found), **overlap},
+        tables={**kept, **stacked_statistics(found), **overlap, **({} if fair is None else fair.tables)},
     )
+
+
+def _fair(report: Report) -> FairComparison | None:
+    conditions = [c for c in report.document["compressed"] if c["design"] == "paired"]
+    points = [
+        Compressed(
+            c["method"],
+            c["amount"],
+            c["repair"],
+            c["cost"]["params_kept"],
+            c["cost"]["macs_kept"],
+            report.predictions[c["condition"]],
+        )
+        for c in conditions
+    ]
+    before = report.predictions["dense"], report.predictions.get(REESTIMATED)
+    return fair_comparison(*before, points, seed=report.document["spec"]["seed"])
