@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
@@ -12,7 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from figures import plots
+from figures import group_plots, plots
 from figures.style import KIND_COLOURS, TEXT_WIDTH, plain, theme
 from figures.upset import plot_upset
 
@@ -159,6 +158,9 @@ _PIES = (
     "expected_null_high",
 )
 _CHANGE = ("delta", "delta_low", "delta_high", "p_adjusted")
+_LEVEL = 0.05
+_GROUP_CHANGE = ("change", "change_low", "change_high", "p_max_t", "p_images_max_t")
+_GROUP_PIES = ("n", "pies", "share", "share_low", "share_high", "p_max_t")
 _CKA = ("value", "reference")
 _CKA_MAP = ("layer_dense", "layer_compressed", "value")
 _PIXEL = ("sample_id", "row", "column")
@@ -193,6 +195,30 @@ def _class_change(classes: pd.DataFrame) -> pd.DataFrame:
     return table.iloc[np.lexsort((order["mean"], order["condition"]))]
 
 
+def _group_change(rates: pd.DataFrame) -> pd.DataFrame:
+    table = _numbers(rates[rates["rate"] == "accuracy"], _GROUP_CHANGE)
+    whole = table[table["grouping"] == "all"].set_index("condition")["change"]
+    table = table[table["grouping"] != "all"]
+    # A test that was not made (for single networks, or for lack of a second group) finds nothing.
+    beyond = table[["p_max_t", "p_images_max_t"]].max(axis=1, skipna=False) <= _LEVEL
+    table = table.assign(whole=table["condition"].map(whole), beyond=beyond)
+    return table[["condition", "grouping", "group", *_GROUP_CHANGE, "whole", "beyond"]]
+
+
+def _group_pies(pies: pd.DataFrame) -> pd.DataFrame:
+    table = _numbers(pies, _GROUP_PIES)
+    first = table["grouping"] == table.groupby("condition")["grouping"].transform("first")
+    sums = table[first].groupby("condition")[["pies", "n"]].sum()
+    whole = table["condition"].map(sums["pies"] / sums["n"])
+    table = table.assign(whole=whole, beyond=table["p_max_t"] <= _LEVEL)
+    return table[["condition", "grouping", "group", *_GROUP_PIES, "whole", "beyond"]]
+
+
+def _group_height(table: pd.DataFrame) -> float:
+    rows = int(table.groupby("condition").size().max())
+    return 0.5 + (0.5 + 0.15 * rows) * -(-table["condition"].nunique() // _pairs_per_row(table))
+
+
 def _pies(summary: pd.DataFrame) -> pd.DataFrame:
     table = _numbers(summary, _PIES).dropna(subset="pies").rename(columns={"still_wrong": "still wrong"})
     kinds = ["forgotten", "still wrong", "gained"]
@@ -214,17 +240,6 @@ def _across(populations: pd.DataFrame) -> pd.DataFrame:
 
 def _across_height(table: pd.DataFrame) -> float:
     return 1.0 + table["condition"].nunique() * (0.14 + 0.09 * table["run"].nunique())
-
-
-def _fair_curves(axis: str) -> Callable[[pd.DataFrame], pd.DataFrame]:
-    """What prepares the curves of methods against an axis, one panel per repair."""
-
-    def prepare(curves: pd.DataFrame) -> pd.DataFrame:
-        table = _numbers(curves, (axis, "flips", "flips_sd")).rename(columns={axis: "kept"})
-        table["condition"] = "repair: " + table["repair"].astype(str)
-        return table[["condition", "method", "amount", "kept", "flips", "flips_sd"]]
-
-    return prepare
 
 
 def _overlap(intersections: pd.DataFrame) -> pd.DataFrame:
@@ -285,20 +300,22 @@ FIGURES: Mapping[str, ThesisFigure] = MappingProxyType(
         "pies": ThesisFigure(
             plots.plot_pies, "summary", ("condition", *_PIES), _pies, lambda table: 1.05 + 0.3 * len(table)
         ),
-        **{
-            f"fair-{name}": ThesisFigure(
-                partial(plots.plot_fair_curves, kept=words),
-                "fair_curves",
-                ("repair", "method", "amount", axis, "flips", "flips_sd"),
-                _fair_curves(axis),
-                lambda table: _grid_height(table, 2.5),
-                _pairs_per_row,
-            )
-            for name, axis, words in (
-                ("params", "params_kept", "parameters kept"),
-                ("accuracy", "accuracy", "accuracy"),
-            )
-        },
+        "group-change": ThesisFigure(
+            group_plots.plot_group_change,
+            "group_rates",
+            ("condition", "grouping", "group", "rate", *_GROUP_CHANGE),
+            _group_change,
+            _group_height,
+            _pairs_per_row,
+        ),
+        "group-pies": ThesisFigure(
+            group_plots.plot_group_pies,
+            "group_pies",
+            ("condition", "grouping", "group", *_GROUP_PIES),
+            _group_pies,
+            _group_height,
+            _pairs_per_row,
+        ),
         "overlap": ThesisFigure(plot_upset, "intersections", ("count",), _overlap, lambda _: 3.4),
         "across": ThesisFigure(
             plots.plot_across,

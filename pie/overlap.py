@@ -6,16 +6,15 @@ from itertools import combinations, zip_longest
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import false_discovery_control, hypergeom, rankdata
+from scipy.stats import false_discovery_control, hypergeom
 
 from population.errors import InputError
+from population.strata import margin_strata
 
 Members = NDArray[np.bool_]
 
 IMAGES = "images"
 """Column of ``intersections`` with the number of images; no set may have this name."""
-
-_STRATUM = 20  # images of neighbouring margin
 
 
 def pairwise_overlap(
@@ -78,7 +77,7 @@ def pairwise_overlap(
     if dense_margin is not None:
         if dense_margin.shape != (n,) or not np.isfinite(dense_margin).all():
             raise InputError(f"dense margins must be finite and of shape ({n},), as the sets are")
-        expected, p_value = _chance(members, pairs, common, _strata(dense_margin))
+        expected, p_value = _chance(members, pairs, common, margin_strata(dense_margin))
         table["expected_given_margin"] = expected
         table["p_given_margin"] = p_value
         table["p_given_margin_adjusted"] = false_discovery_control(p_value)
@@ -120,12 +119,6 @@ def _checked(sets: Mapping[str, Members]) -> tuple[list[str], Members]:
                 f" shape {members.shape}"
             )
     return list(sets), np.stack(list(sets.values()))
-
-
-def _strata(margin: NDArray[np.float64]) -> NDArray[np.int64]:
-    place = rankdata(margin, method="min").astype(np.int64) - 1
-    strata: NDArray[np.int64] = np.unique(place // _STRATUM, return_inverse=True)[1]
-    return strata
 
 
 def _chance(

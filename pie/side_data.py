@@ -1,6 +1,5 @@
 """What else is known of samples, from a user's file: human votes, label errors, scores made elsewhere."""
 
-import csv
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from population.csv_columns import read_csv_columns
 from population.errors import InputError
 
 Floats = NDArray[np.float64]
@@ -67,7 +67,7 @@ def read_side_data(path: Path, sample_id: NDArray[np.str_]) -> SideData:
         raise InputError(f"no such file of side data: {path}")
     match path.suffix.lower():
         case ".csv":
-            columns = _read_csv(path)
+            columns = {**read_csv_columns(path)}
         case ".npz":
             columns = _read_npz(path)
         case _:
@@ -91,22 +91,6 @@ def read_side_data(path: Path, sample_id: NDArray[np.str_]) -> SideData:
         known=known,
         unknown=len(given) - known,
     )
-
-
-def _read_csv(path: Path) -> dict[str, _Column]:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:  # spreadsheets put a mark before the text
-            reader = csv.reader(file, strict=True)
-            lines = [(reader.line_num, cells) for cells in reader if cells]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path} is not a readable CSV file in UTF-8 ({error})") from error
-    header = lines[0][1] if lines else []
-    if len(set(header)) < len(header) or "" in header:
-        raise InputError(f"{path}: every column needs a name of its own, not {', '.join(map(repr, header))}")
-    for number, cells in lines[1:]:
-        if len(cells) != len(header):
-            raise InputError(f"{path}, line {number}: {len(cells)} cells under {len(header)} column names")
-    return {name: np.array([cells[i] for _, cells in lines[1:]], dtype=str) for i, name in enumerate(header)}
 
 
 def _read_npz(path: Path) -> dict[str, _Column]:

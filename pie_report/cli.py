@@ -23,6 +23,7 @@ from population.spec import METHOD_NAMES, PopulationSpec, ReportSpec, key, weigh
 
 if TYPE_CHECKING:
     import numpy as np
+    import pandas as pd
     from numpy.typing import NDArray
     from rich.progress import Progress
 
@@ -33,6 +34,7 @@ _T = TypeVar("_T")
 #: Colours and lines that the parser draws where standard output is a terminal; elsewhere hyphens.
 _FRAME = re.compile(r"\x1b\[[0-9;]*m|[│╭╰╮╯─]")
 _EXIT_FAILED, _EXIT_INPUT = 1, 2
+_log = logging.getLogger(__name__)
 #: Signals that end a command in order. Its exit status is then 128 and the signal, as a shell has it.
 _STOPS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 
@@ -119,6 +121,37 @@ class Train:
 
 
 @dataclass(frozen=True)
+class Groups:
+    """Groups of the samples.
+
+    Attributes:
+        groups: CSV with a row per sample: a column sample_id (or file) and the group columns.
+        group_columns: columns of groups to compare, each alone and all crossed.
+    """
+
+    groups: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    group_columns: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if (self.groups is None) != (not self.group_columns):
+            raise InputError("--groups FILE and --group-columns go together: give both")
+
+    def read(self, sample_id: "NDArray[np.str_]") -> "pd.DataFrame | None":
+        """The groups of the samples, or None."""
+        if self.groups is None:
+            return None
+        from population.attributes import check_groups, read_attributes
+
+        table = read_attributes(self.groups, self.group_columns)
+        rows = table.rows(sample_id)
+        check_groups(rows)
+        left_out = table.left_out(sample_id)
+        if left_out:
+            _log.warning("%s: %d rows of other samples left out", self.groups, left_out)
+        return rows
+
+
+@dataclass(frozen=True)
 class Compare:
     """Compare two files of predictions, made in any framework.
 
@@ -128,6 +161,7 @@ class Compare:
         compressed: the same for the compressed models; K may differ, the samples may not.
         design: paired (model i of one file became model i of the other) or independent.
         out: folder of the report.
+        groups: whose samples they are.
         side_labels: CSV or npz of what else is known of the samples, by sample_id: numbers are scores of
             difficulty, columns of yes and no are marks.
         seed: of bootstrap and permutations.
@@ -139,6 +173,7 @@ class Compare:
     compressed: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="COMPRESSED.npz")]]
     design: str
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")]
+    groups: Groups = Groups()
     side_labels: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     seed: int = 0
     force: bool = False
@@ -194,12 +229,14 @@ class Stats:
 
     Attributes:
         run: folder of a report.
+        groups: in place of those that the run has.
         side_labels: CSV or npz of what else is known of the samples, by sample_id: numbers are scores of
             difficulty, columns of yes and no are marks.
         messages: what is printed.
     """
 
     run: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="RUN")]]
+    groups: Groups = Groups()
     side_labels: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     messages: Messages = Messages()
 
@@ -302,9 +339,13 @@ def _compare(flags: Compare) -> None:
     check_output(flags.out)
     dense, compressed = load_pair(flags.dense, flags.compressed)
     side, digest = _side_data(flags.side_labels, dense.sample_id)
-    sections = describe_pair(dense, compressed, design=flags.design, seed=flags.seed, side_labels=digest)
+    groups = flags.groups.read(dense.sample_id)
+    design, seed = flags.design, flags.seed
+    sections = describe_pair(dense, compressed, design=design, seed=seed, side_labels=digest, groups=groups)
     check_same_spec(flags.out, sections, force=flags.force)
-    report = compare(dense, compressed, design=flags.design, seed=flags.seed, side=side, side_labels=digest)
+    report = compare(
+        dense, compressed, design=design, seed=seed, side=side, side_labels=digest, groups=groups
+    )
     _finish(flags.messages, write_run(report, flags.out))
 
 
@@ -339,8 +380,10 @@ def _stats(flags: Stats) -> None:
     from pie_report.run_folder import write_run
 
     report = StoredReport.load(flags.run)
-    side, digest = _side_data(flags.side_labels, report.predictions["dense"].sample_id)
-    _finish(flags.messages, write_run(restated(report, side=side, side_labels=digest), flags.run))
+    sample_id = report.predictions["dense"].sample_id
+    side, digest = _side_data(flags.side_labels, sample_id)
+    again = restated(report, side=side, side_labels=digest, groups=flags.groups.read(sample_id))
+    _finish(flags.messages, write_run(again, flags.run))
 
 
 def _side_data(path: Path | None, sample_id: "NDArray[np.str_]") -> "tuple[SideData | None, str | None]":
@@ -523,9 +566,8 @@ def _parse(flags_type: type[_T], name: str, arguments: list[str]) -> _T:
 def _check_amounts(arguments: list[str]) -> None:
     """Refuses what a list would swallow in silence: an empty one, or one given twice."""
     wanted = dict.fromkeys(METHOD_NAMES, "amount in [0, 1)")
-    wanted |= {"checkpoints": "file or pattern", "mean": "number", "std": "number"} | {
-        n: n for n in ("repair", "probe")
-    }
+    wanted |= {"checkpoints": "file or pattern", "mean": "number", "std": "number", "repair": "repair"}
+    wanted |= {"group-columns": "column", "label-bins": "number"}
     for flag, what in ((f"--{name}", what) for name, what in wanted.items()):
         places = [i for i, a in enumerate(arguments) if a.split("=")[0] == flag]
         if len(places) > 1:
@@ -565,7 +607,7 @@ def _command_line(spec: ReportSpec) -> str:
         amounts = getattr(spec, name)
         parts += [f"--{name}", *(f"{a:g}" for a in amounts)] if amounts else []
     parts += [] if own.checkpoints else ["--members", str(named.members)]
-    parts += ["--probe", *spec.probe, "--repair", *spec.repair]
+    parts += ["--probe", spec.probe, "--repair", *spec.repair]
     for name in ("width", "stem", "epochs", "evaluation"):
         value = getattr(named, name)
         parts += [] if value is None else [f"--{name}", str(value)]
@@ -574,6 +616,10 @@ def _command_line(spec: ReportSpec) -> str:
     parts += ["--judged", named.judged] if named.judged != "test" else []
     parts += ["--train-share", f"{named.train_share:g}"] if named.train_share < 1 else []
     parts += ["--forgetting"] if named.forgetting else []
+    given = named.attributes
+    if given.label_column is not None:
+        parts += ["--groups", "FILE", "--label-column", shlex.quote(given.label_column)]
+        parts += ["--label-bins", *(f"{b:g}" for b in given.label_bins)] if given.label_bins else []
     return " ".join([*parts, "--seed", str(named.seed)])
 
 

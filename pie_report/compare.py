@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 
 from analysis.recall import class_deltas, population_accuracy
 from pie.identify import find_pies
 from pie.side_data import SideData
 from pie_report.assemble import ConditionResult, DenseResult, build_report
+from pie_report.group_statistics import describe_groups, with_groups
 from pie_report.report import Report
 from pie_report.statistics import condition_statistics, with_side_labels
 from population.errors import InputError, unknown_name
@@ -46,9 +48,16 @@ def load_pair(dense_path: Path, compressed_path: Path) -> tuple[Predictions, Pre
 
 
 def describe_pair(
-    dense: Predictions, compressed: Predictions, *, design: str, seed: int, side_labels: str | None = None
+    dense: Predictions,
+    compressed: Predictions,
+    *,
+    design: str,
+    seed: int,
+    side_labels: str | None = None,
+    groups: pd.DataFrame | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Sections ``spec`` and ``data`` of report.json."""
+    described = describe_groups(groups, from_file=True)
     command = f"pie compare DENSE.npz COMPRESSED.npz --design {design} --seed {seed}"
     names = None if dense.class_names is None else [str(n) for n in dense.class_names]
     unknown = (
@@ -58,10 +67,11 @@ def describe_pair(
     return {
         "spec": {
             "command": "compare",
-            "command_line": with_side_labels(command, side_labels),
+            "command_line": with_side_labels(with_groups(command, described), side_labels),
             "design": design,
             "seed": seed,
             "side_labels": side_labels,
+            "groups": described,
             **dict.fromkeys(unknown),
         },
         "data": {
@@ -90,6 +100,7 @@ def compare(
     seed: int,
     side: SideData | None = None,
     side_labels: str | None = None,
+    groups: pd.DataFrame | None = None,
 ) -> Report:
     """Compares two populations.
 
@@ -100,6 +111,7 @@ def compare(
         seed: of bootstrap and permutations.
         side: what else is known of the samples.
         side_labels: digest of the file it is from.
+        groups: of the samples, one column per way to divide them; its index the sample ids.
 
     Raises:
         InputError: if the design is unknown or does not fit, the seed is negative, or one side alone has a
@@ -113,7 +125,9 @@ def compare(
     pies = find_pies(dense, compressed, design=chosen, seed=seed)
     labelled = dense.label is not None
     classes = class_deltas(dense, compressed, design=chosen, seed=seed) if labelled else None
-    sections = describe_pair(dense, compressed, design=design, seed=seed, side_labels=side_labels)
+    sections = describe_pair(
+        dense, compressed, design=design, seed=seed, side_labels=side_labels, groups=groups
+    )
     result = ConditionResult(
         condition=_CONDITION,
         method=None,
@@ -126,7 +140,7 @@ def compare(
         pies=pies,
         classes=classes,
         statistics=condition_statistics(
-            dense, compressed, pies, design=chosen, scores=None, side=side, seed=seed
+            dense, compressed, pies, design=chosen, scores=None, side=side, seed=seed, groups=groups
         ),
         predictions=compressed,
         explanation=None,
@@ -137,14 +151,13 @@ def compare(
         baselines=None,
         dense=DenseResult(
             predictions=dense,
-            reestimated=None,
             accuracy=population_accuracy(dense, seed=seed) if labelled else None,
             accuracy_reestimated=None,
             cost=None,
         ),
         conditions=[result],
         scores=None,
-        probes=None,
         exhibits=None,
         with_models=False,
+        groups=groups,
     )

@@ -19,13 +19,14 @@ from pie_report.attribution_maps import MapComparison
 from pie_report.baselines import baseline_accuracies
 from pie_report.checkpoints import open_checkpoints
 from pie_report.explanations import explain
+from pie_report.group_statistics import describe_groups, with_groups
 from pie_report.label_use import check_label_use, use_labels
 from pie_report.members import Population
 from pie_report.network_scores import compute_scores, has_scores, score_table
-from pie_report.probes import compare_probes, further_conditions
 from pie_report.report import Report
 from pie_report.statistics import condition_statistics, with_side_labels
 from pie_report.trained import TrainedMembers
+from population.attributes import groups_of
 from population.errors import InputError
 from population.executor import run_tasks
 from population.job_arrays import Slurm
@@ -67,9 +68,12 @@ def open_members(spec: ReportSpec, *, store: Store, data_dir: Path | None, downl
         return open_population(spec.population, store=store, data_dir=data_dir, download=download)
     check_data_name(spec.population.data)
     device = _device(spec.population.device)
-    data = load_data(spec.population.data, data_dir=data_dir, download=download)
+    named = spec.population
+    data = load_data(
+        named.data, data_dir=data_dir, download=download, attributes=named.attributes, split=named.judged
+    )
     source = open_checkpoints(spec, data, device=device, threads=_THREADS)
-    return Population(source, data.judged_on(spec.population.judged), store)
+    return Population(source, data.judged_on(named.judged), store)
 
 
 def open_population(
@@ -96,7 +100,9 @@ def open_population(
         able = ", ".join(name for name, other in OBJECTIVES.items() if other.trains_head)
         raise InputError(f"--forgetting: {objective} trains no classifier; objectives that do: {able}")
     device = spec.device if elsewhere else _device(spec.device)
-    data = load_data(spec.data, data_dir=data_dir, download=download)
+    data = load_data(
+        spec.data, data_dir=data_dir, download=download, attributes=spec.attributes, split=spec.judged
+    )
     if spec.train_share < 1:
         seeds = range(spec.seed, spec.seed + spec.members)
         check_shares(data.train.samples, spec.train_share, seeds=seeds)
@@ -237,23 +243,26 @@ def describe(
     Args:
         spec: what to report.
         population: from ``open_members``.
-        command_line: the command that gives this report, without side data.
+        command_line: the command that gives this report, without group columns and side data.
         side_labels: digest of the file of side data.
     """
     named, member, data = spec.population, population.member, population.data
+    from_file = named.attributes.groups is not None
+    groups = describe_groups(groups_of(data.test.samples), from_file=from_file)
     return {
         "spec": {
             "command": "report",
-            "command_line": with_side_labels(command_line, side_labels),
+            "command_line": with_side_labels(with_groups(command_line, groups), side_labels),
             **population.source.describe(),
             "data": display_name(named.data),
             "judged": member.judged,
             "members": population.k,
             "seed": named.seed,
-            "probe": list(spec.probe),
+            "probe": spec.probe,
             "repair": list(spec.repair),
             "design": "paired",
             "side_labels": side_labels,
+            "groups": groups,
             "device": member.device,
             "threads": member.threads,
         },
@@ -291,7 +300,7 @@ def run(
     """
     population = finish_members(
         population,
-        (*_identity(spec), *spec.conditions, *further_conditions(spec)),
+        (*_identity(spec), *spec.conditions),
         progress,
         scores=True,
         workers=workers,
@@ -315,9 +324,9 @@ def run(
             dense=_dense_result(spec, population, dense),
             conditions=results,
             scores=scores,
-            probes=compare_probes(population, spec, dense, results),
             exhibits=_exhibits(population, results, maps),
             with_models=True,
+            groups=groups_of(population.data.test.samples),
         )
 
 
@@ -332,13 +341,12 @@ def _dense_result(spec: ReportSpec, population: Population, dense: Predictions) 
     seed = population.member.seed
     reestimated = None
     for identity in _identity(spec):
-        reestimated = population.compressed_population(identity)
+        reestimated = population_accuracy(population.compressed_population(identity), seed=seed)
     costs = population.mean_costs(spec.conditions[0])["before"]
     return DenseResult(
         predictions=dense,
-        reestimated=reestimated,
         accuracy=population_accuracy(dense, seed=seed),
-        accuracy_reestimated=None if reestimated is None else population_accuracy(reestimated, seed=seed),
+        accuracy_reestimated=reestimated,
         cost={name: round(value) for name, value in costs.items()},
     )
 
@@ -378,7 +386,14 @@ def _compare(
         pies=pies,
         classes=class_deltas(dense, compressed, design="paired", seed=seed),
         statistics=condition_statistics(
-            dense, compressed, pies, design="paired", scores=scores, side=side, seed=seed
+            dense,
+            compressed,
+            pies,
+            design="paired",
+            scores=scores,
+            side=side,
+            seed=seed,
+            groups=groups_of(population.data.test.samples),
         ),
         predictions=compressed,
         explanation=explanation,

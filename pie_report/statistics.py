@@ -18,6 +18,7 @@ from pie.overlap import IMAGES, intersections, pairwise_overlap
 from pie.rarefaction import k_needed, rarefy
 from pie.scores import dense_scores
 from pie.side_data import SideData
+from pie_report.group_statistics import GROUP_TABLES, group_tables, groups_section
 from pie_report.plain import records
 from population.errors import InputError
 from population.pairing import Design
@@ -40,7 +41,7 @@ DIVERGENCES = 2_000_000
 
 _OPTION = " --side-labels FILE"
 
-TABLES = ("rarefaction", "class_rates", "calibration", "difficulty", "flags")
+TABLES = ("rarefaction", "class_rates", "calibration", "difficulty", "flags", *GROUP_TABLES)
 """Tables with a row of its own for every condition."""
 
 
@@ -78,6 +79,7 @@ def condition_statistics(
     scores: pd.DataFrame | None,
     side: SideData | None,
     seed: int,
+    groups: pd.DataFrame | None = None,
 ) -> Statistics:
     """Computes everything that predictions can tell of one condition; None stands for what they cannot.
 
@@ -90,6 +92,7 @@ def condition_statistics(
             sample, whose index is ``sample_id``, missing where a sample has no value.
         side: what else is known of the samples, under names that ``check_names`` takes.
         seed: of bootstraps, rearrangements and folds.
+        groups: of the samples, one column per way to divide them; its index the sample ids.
     """
     section: dict[str, Any] = dict.fromkeys(
         ("flips", "exemplars", "divergence", "models", "class_errors", "intensification", "difficulty")
@@ -108,7 +111,8 @@ def condition_statistics(
             section["divergence"] = {"mean": divergence.mean, "p_value": divergence.p_value}
         if dense.label is not None:
             whole = pd.DataFrame(index=pd.Index(dense.sample_id))
-            tables["calibration"] = group_calibration(dense, compressed, whole, design=design, seed=seed)
+            divided = whole if groups is None else groups
+            tables["calibration"] = group_calibration(dense, compressed, divided, design=design, seed=seed)
     if dense.k > 1:
         tables["rarefaction"] = rarefy(dense, compressed, design=design, seed=seed).table
         if 0 < pies.share * WANTED_NOISE < 1:
@@ -133,6 +137,8 @@ def condition_statistics(
         tables["difficulty"] = found.scores
     if side is not None and side.flags.shape[1]:
         tables["flags"] = flag_rates(is_pie, side.flags)
+    if groups is not None:
+        tables |= group_tables(dense, compressed, pies, groups, design=design, seed=seed)
     return Statistics(section, tables)
 
 
@@ -162,13 +168,14 @@ def statistics_document(statistics: Statistics) -> dict[str, Any]:
     rows = {
         name: records(table.replace([np.inf], np.nan))
         for name, table in tables.items()
-        if name != "class_rates"
+        if name not in ("class_rates", *GROUP_TABLES)
     }
     difficulty = section["difficulty"]
     return {
         **section,
         "difficulty": None if difficulty is None else {**difficulty, "scores": rows["difficulty"]},
         **{name: rows.get(name) for name in ("rarefaction", "calibration", "flags")},
+        "groups": groups_section(tables),
     }
 
 

@@ -1,6 +1,7 @@
 """Frozen intent: what to train, how to compress, what to report; and the keys made from it."""
 
 import hashlib
+import itertools
 import json
 import math
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, replace
@@ -16,7 +17,7 @@ SEEDS = 2**32
 FORMAT = 3
 
 METHOD_NAMES = ("merge", "prune", "filters", "random")
-PROBES = ("frozen", "refit", "knn")
+PROBES = ("frozen", "refit")
 EVALUATIONS = ("linear", "finetune")
 REPAIRS = ("none", "data-free", "bn", "least-squares")
 STEMS = ("small", "imagenet")
@@ -130,8 +131,7 @@ class CompressionSpec:
         method: ``merge``, ``prune``, ``filters``, ``random``, or ``identity``, which changes nothing.
         amount: fraction in [0, 1): channels removed per coupled group, or weights set to zero for ``prune``.
         repair: one of ``REPAIRS``, applied after the weights are edited.
-        probe: ``frozen`` keeps the classifier, ``refit`` fits it again on the compressed encoder, ``knn``
-            lets the nearest training images vote in its place.
+        probe: ``frozen`` keeps the classifier, ``refit`` fits it again on the compressed encoder.
 
     Raises:
         InputError: if the amount is not a number in [0, 1) or a choice is unknown.
@@ -218,6 +218,50 @@ class LoadedSpec:
 
 
 @dataclass(frozen=True)
+class AttributeSpec:
+    """What is known of images besides their pixels.
+
+    Labels are part of the data, and so of the keys of members; groups are not.
+
+    Attributes:
+        groups: CSV with a row per image: a column file or sample_id (of an image folder the path inside it)
+            and columns that the next options name.
+        label_column: column of the class labels, for imagefolder:PATH; its images may lie in one flat folder.
+        label_bins: bounds that make classes of numbers, such as ages: 20 40 60 gives under 20, 20-39, 40-59
+            and 60+.
+        group_columns: columns of groups to compare, each alone and all crossed. Without --groups, attributes
+            of celeba.
+
+    Raises:
+        InputError: if an option lacks its fellow, or bounds do not rise.
+    """
+
+    groups: str | None = None
+    label_column: str | None = None
+    label_bins: tuple[float, ...] = ()
+    group_columns: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.label_column is not None and self.groups is None:
+            raise InputError("--label-column names a column of a table: give --groups FILE as well")
+        if self.label_bins and self.label_column is None:
+            raise InputError("--label-bins are bounds of a column of numbers: give --label-column as well")
+        if self.groups is not None and self.label_column is None and not self.group_columns:
+            raise InputError("--groups FILE needs --group-columns, --label-column or both")
+        bounds = self.label_bins
+        if not all(map(math.isfinite, bounds)) or any(a >= b for a, b in itertools.pairwise(bounds)):
+            raise InputError(f"--label-bins must be rising numbers, not {' '.join(f'{b:g}' for b in bounds)}")
+        if len(set(self.group_columns)) < len(self.group_columns):
+            raise InputError(f"--group-columns names a column twice: {' '.join(self.group_columns)}")
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """All columns of the table that are used."""
+        label = (self.label_column,) if self.label_column is not None else ()
+        return (*label, *(name for name in self.group_columns if name not in label))
+
+
+@dataclass(frozen=True)
 class PopulationSpec:
     """A population as the command line names it.
 
@@ -247,6 +291,7 @@ class PopulationSpec:
             that learnt from them.
         forgetting: with --judged train, count how often the classifier forgets each image again while it is
             trained (a pass over all images after each epoch).
+        attributes: labels and groups of the images.
 
     Raises:
         InputError: if a value is out of range.
@@ -266,6 +311,7 @@ class PopulationSpec:
     judged: str = "test"
     train_share: float = 1.0
     forgetting: bool = False
+    attributes: AttributeSpec = field(default_factory=AttributeSpec)
 
     def __post_init__(self) -> None:
         if self.judged not in SPLITS:
@@ -347,9 +393,7 @@ class ReportSpec:
         prune: fractions of weights to set to zero (global L1, unstructured).
         filters: fractions of channels to remove by the L1 norm of their filters.
         random: fractions of channels to remove at random.
-        probe: the classifier after compression: frozen (kept) or refit (fitted again). Further ones
-            are compared with the first in a table, for which there is also knn (the nearest training images
-            vote).
+        probe: the classifier after compression: frozen (kept) or refit (fitted again).
         repair: after compression: none, data-free (variance correction of merged channels), bn
             (BatchNorm statistics re-estimated on training images) or least-squares (every layer fitted
             again on training images). With several, every amount is a condition under each.
@@ -364,7 +408,7 @@ class ReportSpec:
     prune: tuple[float, ...] = ()
     filters: tuple[float, ...] = ()
     random: tuple[float, ...] = ()
-    probe: tuple[str, ...] = ("frozen",)
+    probe: str = "frozen"
     repair: tuple[str, ...] = ("bn",)
 
     def __post_init__(self) -> None:
@@ -372,20 +416,10 @@ class ReportSpec:
             raise InputError("nothing to compare: give at least one of --merge, --prune, --filters, --random")
         if "least-squares" in self.repair and self.prune:
             raise InputError("--repair least-squares is for lost channels; it does not go with --prune")
-        for name in ("repair", "probe"):
-            given = getattr(self, name)
-            if not given:
-                raise InputError(f"--{name} needs at least one {name}")
-            if len(set(given)) < len(given):
-                raise InputError(f"--{name}: the same {name} is given twice")
-        for probe in self.probe:
-            if probe not in PROBES:
-                raise unknown_name("probe", probe, PROBES)
-        if self.probe[0] == "knn":
-            raise InputError(
-                "--probe knn has no gradients, which a report explains its networks by: give frozen or refit"
-                " before it"
-            )
+        if not self.repair:
+            raise InputError("--repair needs at least one repair")
+        if len(set(self.repair)) < len(self.repair):
+            raise InputError("--repair: the same repair is given twice")
         if len(set(self.conditions)) < len(self.conditions):
             raise InputError("the same method and amount is given twice")
         self._check_own()
@@ -424,7 +458,7 @@ class ReportSpec:
         """Every requested compression, in the order merge, prune, filters, random; under each repair."""
         return tuple(
             # Adding 0 makes -0.0 the same amount, and the same condition, as 0.0.
-            CompressionSpec(method, float(amount) + 0.0, repair, self.probe[0])
+            CompressionSpec(method, float(amount) + 0.0, repair, self.probe)
             for method in METHOD_NAMES
             for amount in getattr(self, method)
             for repair in self.repair

@@ -80,4 +80,6 @@ DATA_SETS: dict[str, DataRow] = {
     "stl10": DataRow("STL-10 (Coates 2011)", 5_000, 8_000, 10, 3, 96, ("stl10_binary",)),
     "celeba": DataRow("CelebA (Liu 2015)", 162_770, 19_962, 2, 3, 64, ("celeba",)),
     "imagefolder:PATH": DataRow("a folder for each class", None, None, None, None, 64, ()),
+    "planted:SHARE": DataRow("digits, a planted minority", 901, 896, 10, 1, 16, ()),
+    "unplanted:SHARE": DataRow("its control", 901, 896, 10, 1, 16, ()),
 }

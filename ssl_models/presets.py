@@ -104,6 +104,8 @@ PRESETS: dict[str, Pair] = {
     "stl10": _PHOTOS.lasting(60, 200),
     "celeba": _PHOTOS.lasting(3, 10),
     "imagefolder": _PHOTOS,
+    "planted": _DIGITS,
+    "unplanted": _DIGITS,
 }
 #: Of the supervised contrastive loss: the paper's (section 4.4).
 _SUPCON_TEMPERATURE = 0.1

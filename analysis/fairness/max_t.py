@@ -32,7 +32,19 @@ def max_t(values: Floats, rearrangements: Rearrangements) -> Floats:
     Returns:
         Adjusted two-sided p per unit, shape (units,); 1 for a unit that no rearrangement changes.
     """
-    statistic = np.abs(rearrangements.weights.T @ values)
+    return step_down(np.abs(rearrangements.weights.T @ values))
+
+
+def step_down(statistic: Floats) -> Floats:
+    """Adjusts the p-values of statistics over rearrangements; see ``max_t``.
+
+    Args:
+        statistic: absolute values, about 1 in size or smaller, shape (rearrangements, units); the first row
+            is that of the data.
+
+    Returns:
+        Adjusted p per unit, shape (units,).
+    """
     size = np.sqrt((statistic**2).mean(axis=0))
     varies = size > _ROUNDING
     statistic = np.divide(statistic, size, out=np.zeros_like(statistic), where=varies)

@@ -6,7 +6,7 @@ positive class (false alarms), ``accuracy`` of all that are predicted rightly.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from analysis.fairness.changes import CHANGE, Values, change_tests, mean_changes, number_columns
 from analysis.fairness.grouping import MINIMUM, Grouping, groupings
+from analysis.fairness.image_tests import image_tests
 from analysis.recall import required_label
 from population.errors import unknown_name
 from population.pairing import Design, compare
@@ -24,6 +25,7 @@ Ints = NDArray[np.int64]
 
 _TESTS = ("p_value", "p_adjusted", "p_max_t", "p_floor", "p_welch", "p_welch_adjusted")
 _PERCENT = ("change_percent", "change_percent_low", "change_percent_high")
+_IMAGES = ("change_expected", "p_images", "p_images_adjusted", "p_images_max_t")
 _NUMBERS = (*CHANGE, *_PERCENT, "change_relative", *_TESTS)
 
 
@@ -42,7 +44,10 @@ class RateChanges:
             be), p_welch, p_welch_adjusted. The family of an adjustment is the groups of one grouping with one
             rate. Missing are: all numbers of a rate over no image; a percentage of a dense rate of 0, and its
             interval where a draw of models has that rate; p-values where the rate is of one group only;
-            p-values and intervals for single models.
+            p-values and intervals for single models. Of ``group_rates``, except for the grouping "all",
+            also change_expected (change of as many images of the same classes, whatever their group) and
+            p-values against it from ``image_tests``, which say whether other images would do the same:
+            p_images, p_images_adjusted (Benjamini-Hochberg), p_images_max_t (step-down max-T).
         members: one row per grouping, rate, group, population ("dense", "compressed") and member (from 0)
             with its value; none for a rate over no image.
         undefined: number of rows without change_percent because the dense rate is 0.
@@ -143,6 +148,7 @@ def group_rates(
             "fpr": (~actual, named, named_after),
             "fnr": (actual, ~named, ~named_after),
         }
+    divided = groupings(groups, dense.sample_id)
     families = [
         _Family(
             grouping,
@@ -151,10 +157,32 @@ def group_rates(
             grouping.counts(counted & event),
             grouping.counts(counted & event_after),
         )
-        for grouping in groupings(groups, dense.sample_id)
+        for grouping in divided
         for rate, (counted, event, event_after) in rates.items()
     ]
-    return _rate_changes(families, design=design, seed=seed)
+    found = _rate_changes(families, design=design, seed=seed)
+    rng = np.random.default_rng([seed, 1])  # draws of its own: those of the rates stay as they were
+    images = [
+        _image_columns(grouping, counted, event_after.mean(axis=0) - event.mean(axis=0), label, rng)
+        for grouping in divided
+        for counted, event, event_after in rates.values()
+    ]
+    table = pd.concat([found.table, pd.concat(images, ignore_index=True)], axis=1)
+    return replace(found, table=table)
+
+
+def _image_columns(
+    grouping: Grouping, counted: NDArray[np.bool_], change: Floats, label: Ints, rng: np.random.Generator
+) -> pd.DataFrame:
+    """Columns of ``_IMAGES``: tests over the images that a rate counts."""
+    known = grouping.counts(counted[None])[0] > 0
+    if known.sum() < 2:
+        return pd.DataFrame(number_columns({}, _IMAGES, known))
+    names, code = np.unique(grouping.code[counted], return_inverse=True)
+    part = Grouping(grouping.name, tuple(grouping.groups[i] for i in names), code.astype(np.int64))
+    tests = image_tests(change[counted], part, label[counted], rng=rng)
+    values = (tests.expected, tests.p_value, tests.p_adjusted, tests.p_max_t)
+    return pd.DataFrame(number_columns(dict(zip(_IMAGES, values, strict=True)), _IMAGES, known))
 
 
 def class_counts(predicted: Ints, classes: Grouping) -> tuple[Ints, Ints]:

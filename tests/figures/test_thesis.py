@@ -13,16 +13,22 @@ from figures import FIGURES, draw_figures
 from figures.style import TEXT_WIDTH
 
 ALL = [
-    "accuracy-cost",
-    "class-change",
-    "pies",
-    "fair-params",
-    "fair-accuracy",
-    "overlap",
-    "cka",
-    "cka-map",
+    "accuracy-cost", "class-change", "pies", "group-change", "group-pies", "overlap", "cka", "cka-map",
     "attribution-maps",
-]
+]  # fmt: skip
+
+
+def group_tables(conditions: tuple[str, ...]) -> dict[str, pd.DataFrame]:
+    rates, pies = [], []
+    for condition in conditions:
+        for i, (grouping, group) in enumerate((("all", "all"), ("sex", "f"), ("sex", "m"))):
+            row = {"condition": condition, "grouping": grouping, "group": group, "p_max_t": 0.03 * i}
+            change = {"change": -0.1 * i, "change_low": -0.1 * i - 0.01, "change_high": -0.1 * i + 0.01}
+            rates.append(row | change | {"rate": "accuracy", "p_images_max_t": 0.01})
+            rates.append(row | change | {"rate": "tpr", "p_images_max_t": 0.01})
+            share = {"share": 0.1 * i, "share_low": 0.05 * i, "share_high": 0.2 * i}
+            pies += [row | share | {"n": 100, "pies": 10 * i}] if i else []
+    return {"group_rates": pd.DataFrame(rates), "group_pies": pd.DataFrame(pies)}
 
 
 def run_tables(
@@ -88,28 +94,12 @@ def run_tables(
             for r in range(4)
             for c in range(3)
         ]  # fmt: skip
-    return {
+    return group_tables(conditions) | {
         "summary": pd.DataFrame(summary),
         "classes": pd.DataFrame(changes),
         "cka": pd.DataFrame(cka),
         "cka_map": pd.DataFrame(cka_map),
         "map_pictures": pd.DataFrame(pixels),
-        "fair_curves": pd.DataFrame(
-            [
-                {
-                    "repair": repair,
-                    "method": method,
-                    "amount": amount,
-                    "params_kept": 1 - amount,
-                    "accuracy": 0.9 - 0.1 * amount,
-                    "flips": 0.2 * amount,
-                    "flips_sd": np.nan,
-                }
-                for repair in ("none", "bn")
-                for method in ("merge", "prune")
-                for amount in (0.5, 0.0, 0.25)
-            ]
-        ),
         "intersections": pd.DataFrame(
             [
                 {**{c: i == j for j, c in enumerate(conditions)}, "count": 9 - i}
@@ -125,6 +115,16 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run") / "new" / "figures"
     assert draw_figures(run_tables(), folder) == ALL == [name for name in FIGURES if name != "across"]
     return folder
+
+
+def test_groups_are_marked_where_both_tests_agree_beside_all_images(drawn: Path) -> None:
+    change = pd.read_csv(drawn / "group-change.csv")
+    assert change["group"].tolist() == ["f", "m"] * 2
+    assert change["whole"].tolist() == [0.0] * 4
+    assert change["beyond"].tolist() == [True, False] * 2  # p of networks: 0.03 and 0.06
+    pies = pd.read_csv(drawn / "group-pies.csv")
+    assert pies["whole"].tolist() == [0.15] * 4
+    assert pies["beyond"].tolist() == [True, False] * 2
 
 
 def test_methods_under_several_repairs_are_curves_of_their_own(tmp_path: Path) -> None:
@@ -166,7 +166,8 @@ def test_equal_tables_give_equal_bytes_in_this_and_any_other_process(
     code = (
         "import sys, pandas; from pathlib import Path; from figures import draw_figures;"
         "p = Path(sys.argv[1]);"
-        "names = ('summary', 'classes', 'intersections', 'cka', 'cka_map', 'map_pictures');"
+        "names = ('summary', 'classes', 'intersections', 'cka', 'cka_map', 'map_pictures',"
+        " 'group_rates', 'group_pies');"
         "tables = {n: pandas.read_csv(p / f'{n}.csv', dtype={'sample_id': str}) for n in names};"
         "draw_figures(tables, p / 'c')"
     )
@@ -224,8 +225,14 @@ def test_classes_have_one_order_in_all_panels_by_mean_loss(tmp_path: Path) -> No
 
 def test_predictions_made_elsewhere_have_no_cost_and_perhaps_no_labels(tmp_path: Path) -> None:
     tables = run_tables(conditions=("compressed x",))
-    for name in ("cka", "cka_map", "map_pictures", "intersections", "fair_curves"):
-        del tables[name]
+    del (
+        tables["group_rates"],
+        tables["group_pies"],
+        tables["cka"],
+        tables["cka_map"],
+        tables["map_pictures"],
+        tables["intersections"],
+    )
     summary = tables["summary"].astype(object)
     summary["params_kept"] = None
     summary.loc[:, ["accuracy", "accuracy_low", "accuracy_high", "forgotten", "gained", "still_wrong"]] = ""
@@ -241,9 +248,9 @@ def test_a_table_that_is_absent_or_lacks_a_column_draws_nothing(tmp_path: Path) 
     tables["cka"] = tables["cka"].drop(columns="reference")
     tables["cka_map"] = tables["cka_map"].drop(columns="value")
     tables["intersections"] = tables["intersections"].head(0)  # no PIE anywhere
-    tables["fair_curves"] = tables["fair_curves"].drop(columns="accuracy")
-    del tables["classes"], tables["map_pictures"]
-    assert draw_figures(tables, tmp_path) == ["accuracy-cost", "pies", "fair-params"]
+    tables["group_rates"] = tables["group_rates"].drop(columns="p_images_max_t")
+    del tables["classes"], tables["map_pictures"], tables["group_pies"]
+    assert draw_figures(tables, tmp_path) == ["accuracy-cost", "pies"]
     assert draw_figures({}, tmp_path / "none") == []
     assert not (tmp_path / "none").exists()
 

@@ -58,7 +58,7 @@ def test_every_pair_in_order_with_sklearn_scipy_and_benjamini_hochberg() -> None
 def test_given_the_margin_p_agrees_with_every_draw_within_strata(
     one: str, other: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pie.overlap._STRATUM", 4)
+    monkeypatch.setattr("population.strata.STRATUM", 4)
     fixed, moved = members(one), members(other)
     # The first four images, the next four, and the last.
     margin = np.array([0.1, 0.2, 0.2, 0.3, 0.6, 0.7, 0.6, 0.8, 0.9])

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import combinations, count, product
+from itertools import combinations, count
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +39,8 @@ NASTY_IDS = (
     "007",
 )
 N, K, SIZE = 300, 10, 16
+COLUMN, GROUPS = "<b>style</b>", ("<i>bold</i>", "NA")
 CONDITIONS = {"merge 0.5": 0.7, "prune 0.9": 0.5, "random 0.5": 0.9}
-PROBES = ("frozen", "refit", "knn")
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,7 @@ def make(seed: int = 0) -> Synthetic:
     dense[:, : len(NASTY_IDS)] = label[: len(NASTY_IDS)]  # forgotten in every condition
     sample_id = [*NASTY_IDS, *(f"images/{i:04d}.png" for i in range(N - len(NASTY_IDS)))]
     pies, classes, summary, compressed = [], [], [_summary_row("dense", "dense")], []
-    same = Predictions(sample_id, dense, label, class_names=CLASS_NAMES)
-    predictions = {"dense": same, "dense, re-estimated": same}
+    predictions = {"dense": Predictions(sample_id, dense, label, class_names=CLASS_NAMES)}
     for condition, damage in CONDITIONS.items():
         moved = rng.random((K, N)) < damage * (0.3 + hard + 0.4 * (label == 4))
         after = np.where(moved, rng.integers(0, 10, (K, N)), dense)
@@ -121,7 +120,7 @@ def compare_without_labels() -> Synthetic:
     labelled = [name for name in first["pies"] if name.startswith("accuracy_")]
     found = first["pies"] | dict.fromkeys([*labelled, "forgotten", "gained", "still_wrong"])
     statistics = first["statistics"] | dict.fromkeys(
-        ("flips", "divergence", "class_errors", "intensification", "calibration", "flags")
+        ("flips", "divergence", "class_errors", "intensification", "calibration", "flags", "groups")
     )
     statistics["exemplars"] |= dict.fromkeys(("modal_right", "taxicab_right"))
     statistics["difficulty"]["scores"] = [
@@ -150,8 +149,6 @@ def compare_without_labels() -> Synthetic:
             | {"statistics": statistics}
         ],
         "overlap": None,
-        "probes": None,
-        "fair": None,
     }
     tables = {"summary": summary, "pies": pies}
     tables |= {
@@ -355,7 +352,7 @@ _SCORES = ("mean_margin", "vote_agreement", "vote_entropy", "ensemble_entropy", 
 
 def _statistics(number: int) -> dict[str, Any]:
     """Statistics of one condition; every value is another one, as in ``_similarity``."""
-    values = (0.01 + 0.0013 * i for i in count(200 * number))
+    values = (0.01 + 0.001 * i for i in count(300 * number))
 
     def some(*names: str, times: float = 1) -> dict[str, float]:
         return {name: times * next(values) for name in names}
@@ -396,6 +393,11 @@ def _statistics(number: int) -> dict[str, Any]:
             {"grouping": "all", "measure": measure, "group": "all", "n": N, "few": False}
             | some("dense", "compressed", "change", "change_low", "change_high")
             for measure in ("confidence", "overconfidence", "calibration_error")
+        ]
+        + [
+            {"grouping": COLUMN, "measure": "overconfidence", "group": group, "n": 150, "few": False}
+            | some("dense", "compressed", "change", "change_low", "change_high")
+            for group in GROUPS
         ],
         "flags": [
             {"flag": "label <i>error</i>", "n": 290, "flagged": 70 + number, "flagged_pies": 20 + number}
@@ -406,6 +408,28 @@ def _statistics(number: int) -> dict[str, Any]:
             | some("rate_rest")
             | {"odds_ratio": None, "low": 0.0, "high": None, "p_value": 1.0},
         ],
+        "groups": {
+            "pies": [
+                {"grouping": COLUMN, "group": group, "n": 150, "few": False, "pies": 20 + i + number}
+                | some(*("share", "share_low", "share_high", "share_rest", "expected"))
+                | some(*("p_value", "p_adjusted", "p_max_t", "expected_given_margin", "p_given_margin"))
+                | some("p_given_margin_adjusted", "p_given_margin_max_t")
+                for i, group in enumerate(GROUPS)
+            ],
+            "accuracy": [
+                {"grouping": COLUMN, "group": group, "share": 0.5, "n": 150, "few": False}
+                | some("dense", "compressed", "change_percent", "change_percent_low", "change_percent_high")
+                | some("change", "change_low", "change_high", "change_relative", "change_expected", times=-1)
+                | some("p_value", "p_adjusted", "p_floor", "p_welch", "p_welch_adjusted")
+                | some("p_images", "p_images_adjusted")
+                # The first group of the first condition is beyond chance by both tests.
+                | {"p_max_t": 0.031 if i == number == 0 else 0.531, "p_images_max_t": 0.011 + 0.01 * number}
+                for i, group in enumerate(GROUPS)
+            ],
+            "amplification": [
+                {"grouping": COLUMN} | some("dense", "compressed", "change", "change_low", "change_high")
+            ],
+        },
     }  # fmt: skip
 
 
@@ -423,69 +447,6 @@ def _overlap() -> list[dict[str, Any]]:
     return rows
 
 
-def _probe_rows() -> list[dict[str, Any]]:
-    rows = []
-    for i, (condition, probe) in enumerate(product(CONDITIONS, PROBES)):
-        accuracy = {"accuracy_dense": 0.901 + 0.001 * i, "accuracy": 0.801 + 0.002 * i}
-        ends = {"accuracy_low": 0.781 + 0.002 * i, "accuracy_high": 0.821 + 0.002 * i}
-        found = {"pies": 80 + i, "pie_share": (80 + i) / N, "forgotten": 60 + i}
-        noise = {f"expected_null{end}": 5.1 + i + j for j, end in enumerate(("", "_low", "_high"))}
-        shared = {
-            "common": 30 + i,
-            "jaccard": 0.41 + 0.01 * i,
-            "kappa": 0.31 + 0.01 * i,
-            "expected": 20.5 + i,
-        }
-        empty = dict.fromkeys(shared) if probe == "frozen" else {}
-        votes = {"without_features": 0.01 * i if probe == "knn" else None}
-        names = {"condition": condition, "probe": probe}
-        rows.append({**names, **accuracy, **ends, **found, **noise, **shared, **empty, **votes})
-    return rows
-
-
-OUTCOMES = ("flips", "accuracy_change", "worst_recall_change", "recall_change_spread")
-
-
-def _fair() -> dict[str, Any]:
-    rows = []
-    for axis, outcome, point in product(("params_kept", "accuracy"), OUTCOMES, (0.4, 0.8)):
-        i = len(rows)
-        names = {"repair": "bn", "axis": axis, "outcome": outcome, "first": "merge", "second": "random"}
-        values = {"outcome_first": 0.21 + 0.001 * i, "outcome_second": 0.11 - 0.001 * i}
-        ends = {"difference": 0.1 + 0.002 * i, "low": 0.07 + 0.002 * i, "high": 0.14 + 0.002 * i}
-        if (axis, outcome) != ("accuracy", "accuracy_change"):
-            rows.append({**names, "point": point, **values, **ends, "reached": 1.0})
-    pair = {"repair": "bn", "axis": "macs_kept", "first": "merge", "second": "prune"}
-    return {
-        "points": 2,
-        "comparisons": rows,
-        "ranges": [
-            {"repair": "bn", "axis": axis, "method": method, "low": 0.26, "high": 1.0}
-            for axis in ("params_kept", "macs_kept", "accuracy")
-            for method in ("merge", "random")
-        ],
-        "not_compared": [{**pair, "reason": "prune keeps all MACs whatever the amount"}],
-        "left_out": [{"repair": "bn", "method": "filters"}],
-    }
-
-
-def _fair_curves() -> pd.DataFrame:
-    rows = [
-        {
-            "repair": "bn",
-            "method": method,
-            "amount": amount,
-            "params_kept": 1 - amount,
-            "macs_kept": 1 - amount,
-        }
-        for method, amount in product(("merge", "random"), (0.0, 0.25, 0.5))
-    ]
-    table = pd.DataFrame(rows).assign(accuracy=lambda t: 0.9 - 0.2 * t["amount"], accuracy_sd=0.01)
-    return table.assign(**dict.fromkeys(OUTCOMES, 0.1 * table["amount"])).assign(
-        **{f"{name}_sd": 0.01 for name in OUTCOMES}
-    )
-
-
 def _statistics_tables(compressed: list[dict[str, Any]]) -> dict[str, pd.DataFrame]:
     parts = {c["condition"]: c["statistics"] for c in compressed}
     rows = {
@@ -494,6 +455,16 @@ def _statistics_tables(compressed: list[dict[str, Any]]) -> dict[str, pd.DataFra
         "flags": {title: part["flags"] for title, part in parts.items()},
         "difficulty": {title: part["difficulty"]["scores"] for title, part in parts.items()},
         "class_rates": {title: _class_rates() for title in parts},
+        "group_pies": {title: part["groups"]["pies"] for title, part in parts.items()},
+        "group_rates": {
+            title: [
+                {"positive": "", "rate": "accuracy", **row}
+                for row in ({**part["groups"]["accuracy"][0], **_ALL}, *part["groups"]["accuracy"])
+            ]
+            for title, part in parts.items()
+        },
+        "bias_amplification": {title: part["groups"]["amplification"] for title, part in parts.items()},
+        "predicted_shares": {title: [_PREDICTED] for title in parts},
     }
     tables = {
         name: pd.DataFrame([{"condition": title, **row} for title, part in found.items() for row in part])
@@ -501,13 +472,17 @@ def _statistics_tables(compressed: list[dict[str, Any]]) -> dict[str, pd.DataFra
     }
     members = {title: [i != place for place in range(3)] for i, title in enumerate(parts)}
     return tables | {
+        "groups": pd.DataFrame([{"sample_id": "007", "grouping": COLUMN, "group": GROUPS[0]}]),
         "overlap": pd.DataFrame(_overlap()),
-        "probes": pd.DataFrame(_probe_rows()),
-        "fair": pd.DataFrame(_fair()["comparisons"]),
-        "fair_ranges": pd.DataFrame(_fair()["ranges"]),
-        "fair_curves": _fair_curves(),
         "intersections": pd.DataFrame(members | {"count": [33, 22, 11]}),
     }
+
+
+_ALL = {"grouping": "all", "group": "all", "change": -0.05, "p_max_t": None, "p_images_max_t": None}
+_PREDICTED = {"grouping": COLUMN, "group": GROUPS[0], "class": "NA", "n": 150, "few": False} | {
+    "direction": 1, "labels": 0.1, "dense": 0.2, "compressed": 0.3,
+    "change": 0.1, "change_low": 0.05, "change_high": 0.15,
+}  # fmt: skip
 
 
 def _class_rates() -> list[dict[str, Any]]:
@@ -636,10 +611,11 @@ def _document(accuracy, label, dense, compressed) -> dict[str, Any]:
             "seeds": list(range(K)),
             "judged": "test",
             "excluded_seeds": [],
-            "probe": list(PROBES),
+            "probe": "frozen",
             "repair": ["bn"],
             "design": "paired",
             "side_labels": "89abcdef01234567",
+            "groups": {"columns": [COLUMN], "from_file": True, "digest": "76543210fedcba98"},
             "device": "cpu",
             "threads": 1,
             "training": {
@@ -683,8 +659,6 @@ def _document(accuracy, label, dense, compressed) -> dict[str, Any]:
         },
         "compressed": compressed,
         "overlap": _overlap(),
-        "probes": {"neighbours": 90, "temperature": 0.07, "conditions": _probe_rows()},
-        "fair": _fair(),
     }
 
 

@@ -88,9 +88,6 @@ def predictions(path: Path, k: int = 4, **changes: Any) -> str:
         ("report --merge 0.5 --repair", "--repair needs at least one repair"),
         ("report --merge 0.5 --repair bn --repair none", "--repair is given twice; list all after one"),
         ("report --merge 0.5 --prune 0.5 --repair bn least-squares", "it does not go with --prune"),
-        ("report --merge 0.5 --probe frozen refitt", "unknown probe 'refitt'"),
-        ("report --merge 0.5 --probe knn", "--probe knn has no gradients"),
-        ("report --merge 0.5 --probe", "--probe needs at least one probe"),
         ("report --merge", "--merge needs at least one amount"),
         ("report --merge --prune 0.5", "--merge needs at least one amount"),
         ("report --prune 0.5 --merge=", "--merge"),
@@ -139,6 +136,31 @@ def predictions(path: Path, k: int = 4, **changes: Any) -> str:
         ("report --merge 0.5 --data cifar10 --data-dir nowhere", "no intact cifar10 in nowhere"),
         ("report --merge 0.5 --data imagefolder:nowhere", "no such image folder: nowhere"),
         ("train --data svhn", "svhn needs --data-dir"),
+        ("train --label-column age", "--label-column names a column of a table: give --groups FILE as well"),
+        ("train --label-bins 20 40", "--label-bins are bounds of a column of numbers: give --label-column"),
+        ("train --groups a.csv", "--groups FILE needs --group-columns, --label-column or both"),
+        (
+            "train --group-columns sex",
+            "columns of a table, and digits has none of its own: give --groups FILE",
+        ),
+        ("train --group-columns a a", "--group-columns names a column twice: a a"),
+        ("train --group-columns", "--group-columns needs at least one column"),
+        (
+            "train --groups a.csv --label-column x --label-bins 4 4",
+            "--label-bins must be rising numbers, not 4 4",
+        ),
+        ("train --groups a.csv --label-column x --label-bins 4 nan", "--label-bins must be rising numbers"),
+        (
+            "train --groups a.csv --label-column x",
+            "--label-column is for imagefolder:PATH; digits has labels",
+        ),
+        ("train --groups a.csv --group-columns x", "--groups: no such file: a.csv"),
+        ("train --data planted", "(did you mean 'planted:SHARE'?)"),
+        (
+            "train --data planted:0.7",
+            "planted:SHARE needs a share in (0, 0.5], as in planted:0.15, not '0.7'",
+        ),
+        ("train --data planted:0.1 --group-columns sex", "the only column of planted is style"),
         ("train --data mnist --data-dir nowhere", "no intact mnist in nowhere (expected MNIST/raw in it)"),
         ("data --data-dir nowhere", "--data-dir: no such folder: nowhere"),
         ("models simclr", "simclr"),
@@ -232,6 +254,16 @@ def test_a_store_that_cannot_be_written(complaint: Complaint, elsewhere: Path) -
             "at least 2 models are needed on each side, or 1 on both, not 4 and 1",
         ),
         ("a.npz three.npz --design paired --out o", "a paired design needs equal K, not 4 and 3"),
+        (
+            "a.npz a.npz --design paired --out o --groups g.csv",
+            "--groups FILE and --group-columns go together",
+        ),
+        ("a.npz a.npz --design paired --out o --group-columns x", "--groups FILE and --group-columns go"),
+        ("a.npz a.npz --design paired --out o --groups g.csv --group-columns x", "no such file: g.csv"),
+        (
+            "a.npz a.npz --design paired --out o --groups h.csv --group-columns x",
+            "no row for 28 of 30 images",
+        ),
     ],
 )
 def test_bad_input_of_a_comparison(complaint: Complaint, elsewhere: Path, argv: str, expected: str) -> None:
@@ -246,6 +278,7 @@ def test_bad_input_of_a_comparison(complaint: Complaint, elsewhere: Path, argv: 
     predictions(elsewhere / "other.npz", sample_id=np.array([f"t{i}" for i in range(30)]))
     predictions(elsewhere / "one.npz", k=1)
     predictions(elsewhere / "three.npz", k=3)
+    (elsewhere / "h.csv").write_text("sample_id,x\ns0,a\ns1,b\n")
     assert expected in complaint("compare", *argv.split())
 
 

@@ -150,6 +150,40 @@ def test_scores_in_the_folder_are_used_again(
     assert "tables/scores.csv lacks the column sample_id" in complaint()
 
 
+def test_groups_are_added_and_kept(
+    run: Path, compare: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = pd.DataFrame({"sample_id": IDS, "all ears": ["NA", "007"] * (N // 2), "x": np.arange(N) % 3})
+    table.to_csv(tmp_path / "g.csv", index=False)
+    option = ["--groups", str(tmp_path / "g.csv"), "--group-columns", "x", "all ears"]
+    assert cli.main(["stats", str(run), *option, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    jsonschema.validate(document, SCHEMA)
+    spec = document["spec"]
+    assert spec["command_line"].endswith(" --groups FILE --group-columns x 'all ears'")
+    assert (spec["groups"]["columns"], spec["groups"]["from_file"]) == (["x", "all ears"], True)
+    found = document["compressed"][0]["statistics"]
+    names = ["x"] * 3 + ["all ears"] * 2 + ["x × all ears"] * 6
+    assert [row["grouping"] for row in found["groups"]["accuracy"]] == names
+    assert [row["group"] for row in found["groups"]["pies"]][3:6] == ["007", "NA", "0 × 007"]
+    assert {row["grouping"] for row in found["calibration"]} == {"all", *names}
+    rates = pd.read_csv(run / "tables" / "group_rates.csv", keep_default_na=False)
+    assert rates["positive"].unique().tolist() == ["", "0", "1", "2"]
+
+    # kept in the run, and with other groups replaced
+    before = contents(run)
+    assert cli.main(["stats", str(run)]) == 0
+    assert contents(run) == before
+    other = [*option[:3], "x"]
+    assert cli.main(["stats", str(run), *other]) == 0
+    assert json.loads((run / "report.json").read_text())["spec"]["groups"]["columns"] == ["x"]
+
+    # as if the comparison had had them from the start
+    whole = tmp_path / "whole"
+    assert cli.main([*compare, *other, "--out", str(whole)]) == 0
+    assert contents(whole) == contents(run)
+
+
 @pytest.mark.parametrize("name", ["dense", "condition-1"])
 @pytest.mark.parametrize(
     ("damage", "expected"),

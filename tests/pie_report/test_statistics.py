@@ -182,7 +182,7 @@ def test_without_labels_nothing_needs_them() -> None:
     found = computed(dense, compressed)
     document = checked_document(found)
     assert {name for name, part in document.items() if part is None} == {
-        "class_errors", "intensification", "calibration", "flags",
+        "class_errors", "intensification", "calibration", "flags", "groups",
     }  # fmt: skip
     assert document["flips"]["right_to_wrong"] is document["exemplars"]["modal_right"] is None
     assert document["flips"]["total"] == computed().section["flips"]["total"]
@@ -198,20 +198,24 @@ def test_without_probabilities_on_either_side(sides: tuple[bool, bool]) -> None:
     ]
     found = computed(*pair)
     document = checked_document(found)
-    assert {name for name, part in document.items() if part is None} == {"divergence", "calibration", "flags"}
+    assert {name for name, part in document.items() if part is None} == {
+        "divergence", "calibration", "flags", "groups",
+    }  # fmt: skip
     scores = [row["score"] for row in document["difficulty"]["scores"]]
     assert ("ensemble_entropy" in scores) is ("el2n" in scores) is (not sides[0])
 
 
 def test_without_margins_there_is_no_difficulty_but_marks_are_still_read() -> None:
     document = checked_document(computed(*without(("margin",), DENSE, COMPRESSED), side=SIDE))
-    assert {name for name, part in document.items() if part is None} == {"difficulty"}
+    assert {name for name, part in document.items() if part is None} == {"difficulty", "groups"}
     assert document["flags"] == checked_document(computed(side=SIDE))["flags"]
 
 
 def test_one_network_has_no_numbers_of_networks() -> None:
     document = checked_document(computed(population(1, seed=1), population(1, seed=2, damage=1.0)))
-    assert {n for n, part in document.items() if part is None} == {"rarefaction", "models", "flags"}
+    assert {n for n, part in document.items() if part is None} == {
+        "rarefaction", "models", "flags", "groups",
+    }  # fmt: skip
     assert document["flips"]["total"]["low"] is document["divergence"]["p_value"] is None
     assert document["intensification"]["slope"]["value"] is None
     assert document["class_errors"]["cev"]["value"] > 0

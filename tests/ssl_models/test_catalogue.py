@@ -53,7 +53,8 @@ def test_the_published_width_has_the_published_parameters(architecture: str, par
 
 def test_what_is_listed_can_be_built_loaded_and_trained() -> None:
     assert list(OBJECTIVES) == list(BUILT)
-    assert [*LOADERS, "imagefolder:PATH"] == list(DATA_SETS)
+    with_parts = ["imagefolder:PATH", "planted:SHARE", "unplanted:SHARE"]
+    assert [*LOADERS, *with_parts] == list(DATA_SETS)
     assert list(PRESETS) == [name.partition(":")[0] for name in DATA_SETS]
 
 

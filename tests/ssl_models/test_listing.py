@@ -9,6 +9,8 @@ from ssl_models.catalogue import ARCHITECTURES, DATA_SETS
 from ssl_models.listing import data_text, list_data, list_models, models_text
 from ssl_models.zoo import check_model_name
 
+EMBEDDED = {"digits", "planted:SHARE", "unplanted:SHARE"}
+
 
 def test_every_model_is_listed() -> None:
     table = list_models()
@@ -24,7 +26,7 @@ def test_a_data_set_is_there_when_all_its_places_are(tmp_path: Path) -> None:
     def found(data_dir: Path | None) -> dict[str, bool | None]:
         return {row["name"]: row["found"] for row in list_data(data_dir)}
 
-    assert found(None) == {name: True if name == "digits" else None for name in DATA_SETS}
+    assert found(None) == {name: True if name in EMBEDDED else None for name in DATA_SETS}
     assert found(tmp_path)["usps"] is False
     (tmp_path / "usps.bz2").touch()
     assert found(tmp_path)["usps"] is False
@@ -50,7 +52,8 @@ def test_the_texts_are_aligned_and_hold_the_numbers(tmp_path: Path) -> None:
     text = data_text(tmp_path).splitlines()
     start = text[0].index("here")
     assert {line.split()[0]: line[start:] for line in text[1 : len(DATA_SETS) + 1]} == {
-        name: {"digits": "yes", "mnist": "yes", "imagefolder:PATH": ""}.get(name, "no") for name in DATA_SETS
+        name: {"mnist": "yes", "imagefolder:PATH": ""}.get(name, "yes" if name in EMBEDDED else "no")
+        for name in DATA_SETS
     }
     svhn = next(line for line in text if line.startswith("svhn"))
     assert svhn.split()[:6] == ["svhn", "73,257", "26,032", "10", "32x32", "RGB"]

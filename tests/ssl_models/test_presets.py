@@ -28,7 +28,8 @@ def test_every_preset_is_in_range(data: str, objective: str) -> None:
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("data", NAMES)
 def test_digits_are_never_mirrored_and_all_else_is(data: str, objective: str) -> None:
-    digits = data in {"digits", "mnist", "usps", "svhn"}
+    kinds = {"digits", "mnist", "usps", "svhn", "planted", "unplanted"}
+    digits = data.partition(":")[0] in kinds
     assert preset(data, objective).training.augmentation.flip == (not digits)
 
 

@@ -8,6 +8,7 @@ from PIL import Image
 from torchvision.datasets import celeba
 
 from population.errors import InputError
+from population.spec import AttributeSpec
 from ssl_models import ImageData, load_data
 
 ATTRIBUTES = ("Bald", "Blond_Hair", "Smiling")
@@ -55,6 +56,18 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def load(name: str, root: Path | None) -> ImageData:
     return load_data(name, data_dir=root, download=False)
+
+
+def test_groups_are_further_attributes(root: Path) -> None:
+    spec = AttributeSpec(group_columns=("Bald",))
+    data = load_data("celeba:Blond_Hair", data_dir=root, download=False, attributes=spec)
+    assert data.fingerprint() == load("celeba:Blond_Hair", root).fingerprint()
+    assert data.train.samples.groups["Bald"].tolist() == ["not Bald", "not Bald", "Bald"]
+    assert data.test.samples.groups["Bald"].tolist() == ["Bald", "not Bald"]
+    for name, message in (("Bold", "unknown attribute of celeba 'Bold'"), ("Smiling", "all 2 images")):
+        spec = AttributeSpec(group_columns=(name,))
+        with pytest.raises(InputError, match=message):
+            load_data("celeba", data_dir=root, download=False, attributes=spec)
 
 
 @pytest.mark.parametrize("attribute", ATTRIBUTES)
