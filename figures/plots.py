@@ -68,6 +68,41 @@ def plot_accuracy_cost(table: pd.DataFrame, ax: Axes) -> Axes:
     return ax
 
 
+def plot_fair_curves(table: pd.DataFrame, ax: Axes, *, kept: str) -> Axes:
+    """Draws the flips of each method against what it keeps, one line per method.
+
+    Args:
+        table: columns method, amount, kept, flips (means over members, fractions), flips_sd (standard
+            deviation over members, missing for a single one).
+        ax: where to draw.
+        kept: what ``kept`` is, in words.
+
+    Returns:
+        The axes; bars are one standard deviation. Amount 0, where the lines begin, are the dense networks.
+    """
+    style = looks(table["method"])
+    for method, rows in table.groupby("method", sort=False):
+        line, look = rows.sort_values("amount", kind="stable"), style[str(method)]
+        ax.errorbar(
+            line["kept"],
+            line["flips"],
+            yerr=line["flips_sd"].fillna(0),
+            color=look.colour,
+            marker=look.marker,
+            markersize=4.5,
+            markeredgecolor="white",
+            elinewidth=1.0,
+            label=plain(str(method)),
+        )
+    ax.margins(x=0.04, y=0.1)
+    ax.xaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=None))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g}%"))
+    ax.xaxis.set_major_locator(MaxNLocator(5))
+    ax.set_xlabel(kept)
+    ax.set_ylabel("flips")
+    return ax
+
+
 def plot_class_change(table: pd.DataFrame, ax: Axes) -> Axes:
     """Draws the change of every class's recall under one condition, with its interval.
 

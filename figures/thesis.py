@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
@@ -242,6 +243,17 @@ def _across_height(table: pd.DataFrame) -> float:
     return 1.0 + table["condition"].nunique() * (0.14 + 0.09 * table["run"].nunique())
 
 
+def _fair_curves(axis: str) -> Callable[[pd.DataFrame], pd.DataFrame]:
+    """What prepares the curves of methods against an axis, one panel per repair."""
+
+    def prepare(curves: pd.DataFrame) -> pd.DataFrame:
+        table = _numbers(curves, (axis, "flips", "flips_sd")).rename(columns={axis: "kept"})
+        table["condition"] = "repair: " + table["repair"].astype(str)
+        return table[["condition", "method", "amount", "kept", "flips", "flips_sd"]]
+
+    return prepare
+
+
 def _overlap(intersections: pd.DataFrame) -> pd.DataFrame:
     return intersections.rename(columns={"count": "images"}).astype({"images": int})
 
@@ -316,6 +328,20 @@ FIGURES: Mapping[str, ThesisFigure] = MappingProxyType(
             _group_height,
             _pairs_per_row,
         ),
+        **{
+            f"fair-{name}": ThesisFigure(
+                partial(plots.plot_fair_curves, kept=words),
+                "fair_curves",
+                ("repair", "method", "amount", axis, "flips", "flips_sd"),
+                _fair_curves(axis),
+                lambda table: _grid_height(table, 2.5),
+                _pairs_per_row,
+            )
+            for name, axis, words in (
+                ("params", "params_kept", "parameters kept"),
+                ("accuracy", "accuracy", "accuracy"),
+            )
+        },
         "overlap": ThesisFigure(plot_upset, "intersections", ("count",), _overlap, lambda _: 3.4),
         "across": ThesisFigure(
             plots.plot_across,

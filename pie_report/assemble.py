@@ -12,14 +12,16 @@ from analysis.recall import Accuracy, ClassDeltas
 from figures.gallery.exhibits import Exhibits
 from pie.identify import PieTable
 from pie_report.explained import EXPLANATION_TABLES, explanation_sections, explanation_tables
+from pie_report.fair import Compressed, FairComparison, fair_comparison
 from pie_report.group_statistics import listed_groups
 from pie_report.plain import records
-from pie_report.report import SCHEMA, Report
+from pie_report.report import REESTIMATED, SCHEMA, Report
 from pie_report.statistics import TABLES, Statistics, overlap_tables, statistics_document
 from population.predictions import Predictions
 
 if TYPE_CHECKING:  # comparing predictions needs no torch
     from pie_report.explanations import Explanation
+    from pie_report.probes import ProbeComparison
 
 _PIE_FIELDS = (
     "count", "share", "ties", "expected_null", "expected_null_low", "expected_null_high", "excess",
@@ -37,11 +39,13 @@ class DenseResult:
     Attributes:
         predictions: what the networks say.
         accuracy: None without labels.
-        accuracy_reestimated: after the same BatchNorm re-estimation as the compressed models, or None.
+        reestimated: what they say after the same BatchNorm re-estimation as the compressed models, or None.
+        accuracy_reestimated: its accuracy.
         cost: params, macs, bytes; None if unknown.
     """
 
     predictions: Predictions
+    reestimated: Predictions | None
     accuracy: Accuracy | None
     accuracy_reestimated: Accuracy | None
     cost: Mapping[str, int] | None
@@ -90,6 +94,7 @@ def build_report(
     dense: DenseResult,
     conditions: Sequence[ConditionResult],
     scores: pd.DataFrame | None,
+    probes: "ProbeComparison | None",
     exhibits: Exhibits | None,
     with_models: bool,
     groups: pd.DataFrame | None = None,
@@ -104,10 +109,12 @@ def build_report(
         conditions: compressed populations, in the order of the report.
         scores: what is known of the dense networks beside their predictions, as ``condition_statistics``
             takes it.
+        probes: the same encoders under several probes.
         exhibits: images and maps for the gallery.
         with_models: whether models were run here, so that their libraries belong to the environment.
         groups: of the test images, its index the sample ids.
     """
+    fair = _fair(dense, conditions, seed=spec["seed"])
     overlap = overlap_tables({c.condition: c.pies for c in conditions})
     document = {
         "schema": SCHEMA,
@@ -124,14 +131,35 @@ def build_report(
         },
         "compressed": [_condition_document(c, seed=spec["seed"]) for c in conditions],
         "overlap": records(overlap["overlap"]) if overlap else None,
+        "probes": None if probes is None else probes.section(),
+        "fair": None if fair is None else fair.section(),
     }
-    predictions = {"dense": dense.predictions, **{c.condition: c.predictions for c in conditions}}
+    before = {"dense": dense.predictions, REESTIMATED: dense.reestimated}
+    predictions = {name: p for name, p in before.items() if p is not None}
+    predictions |= {c.condition: c.predictions for c in conditions}
     tables = {**_tables(dense, conditions), **overlap}
+    if probes is not None:
+        tables["probes"] = probes.table
     if scores is not None:
         tables["scores"] = scores.reset_index()
     if groups is not None:
         tables["groups"] = listed_groups(groups)
+    if fair is not None:
+        tables |= fair.tables
     return Report(document, tables, exhibits, predictions)
+
+
+def _fair(dense: DenseResult, conditions: Sequence[ConditionResult], *, seed: int) -> FairComparison | None:
+    points = [
+        Compressed(c.method, c.amount, c.repair, c.cost["params_kept"], c.cost["macs_kept"], c.predictions)
+        for c in conditions
+        if c.pies.design == "paired"
+        and c.method is not None
+        and c.amount is not None
+        and c.repair is not None
+        and c.cost is not None
+    ]
+    return fair_comparison(dense.predictions, dense.reestimated, points, seed=seed) if points else None
 
 
 def _environment(with_models: bool) -> dict[str, str | None]:
@@ -207,7 +235,7 @@ def _dense_rows(dense: DenseResult) -> list[dict[str, Any]]:
     if dense.accuracy_reestimated is not None:
         rows.append(
             _row(
-                "dense, re-estimated", "identity", None, "bn", None, dense.predictions.k,
+                REESTIMATED, "identity", None, "bn", None, dense.predictions.k,
                 dense.accuracy_reestimated, _full_cost(dense.cost),
             )
         )  # fmt: skip

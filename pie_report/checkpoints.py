@@ -167,10 +167,11 @@ def open_checkpoints(spec: ReportSpec, data: ImageData, *, device: str, threads:
     first = load_member(paths[0], build, scale, None)
     _check_outputs(spec.network, first, example, data)
     head_name = last_linear(first, example)
-    if spec.probe == "refit" and head_name is None:
+    needs_head = [probe for probe in spec.probe if probe != "frozen"]
+    if needs_head and head_name is None:
         raise InputError(
-            f"--probe refit: the last linear layer of {spec.network} is not known (none with a bias gives the"
-            " network's outputs); only --probe frozen is possible"
+            f"--probe {needs_head[0]}: the last linear layer of {spec.network} is not known (none with a bias"
+            " gives the network's outputs); only --probe frozen is possible"
         )
     norms = (m for m in first.modules() if isinstance(m, BATCH_NORMS) and m.track_running_stats)
     if "bn" in spec.repair and next(norms, None) is None:

@@ -566,7 +566,9 @@ def _parse(flags_type: type[_T], name: str, arguments: list[str]) -> _T:
 def _check_amounts(arguments: list[str]) -> None:
     """Refuses what a list would swallow in silence: an empty one, or one given twice."""
     wanted = dict.fromkeys(METHOD_NAMES, "amount in [0, 1)")
-    wanted |= {"checkpoints": "file or pattern", "mean": "number", "std": "number", "repair": "repair"}
+    wanted |= {"checkpoints": "file or pattern", "mean": "number", "std": "number"} | {
+        n: n for n in ("repair", "probe")
+    }
     wanted |= {"group-columns": "column", "label-bins": "number"}
     for flag, what in ((f"--{name}", what) for name, what in wanted.items()):
         places = [i for i, a in enumerate(arguments) if a.split("=")[0] == flag]
@@ -607,7 +609,7 @@ def _command_line(spec: ReportSpec) -> str:
         amounts = getattr(spec, name)
         parts += [f"--{name}", *(f"{a:g}" for a in amounts)] if amounts else []
     parts += [] if own.checkpoints else ["--members", str(named.members)]
-    parts += ["--probe", spec.probe, "--repair", *spec.repair]
+    parts += ["--probe", *spec.probe, "--repair", *spec.repair]
     for name in ("width", "stem", "epochs", "evaluation"):
         value = getattr(named, name)
         parts += [] if value is None else [f"--{name}", str(value)]

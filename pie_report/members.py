@@ -1,6 +1,7 @@
 """Members of a population: compressed and asked for predictions, each once, through the store."""
 
 import json
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from compressors.apply import apply_plan
 from compressors.contract import CompressionPlan
+from pie_report.knn_probe import NEIGHBOURS, TEMPERATURE, knn_answers
 from pie_report.methods import METHODS
 from population.predictions import Predictions
 from population.spec import CompressionSpec, LoadedSpec, MemberSpec, key
@@ -181,7 +183,7 @@ class Population:
         return Predictions.load(entry / "predictions.npz")
 
     def compressed(self, index: int, condition: CompressionSpec) -> Network:
-        """A member after compression, rebuilt from its stored plan."""
+        """A member after compression, rebuilt from its stored plan; its probe is linear."""
         plan = CompressionPlan.load(self._compressed_entry(index, condition) / "plan.safetensors")
         return self._rebuild(self.dense(index), plan)
 
@@ -196,13 +198,16 @@ class Population:
         return costs
 
     def _compressed_key(self, index: int, condition: CompressionSpec) -> str:
-        return key(self.spec(index), condition, CALIBRATION_IMAGES)
+        voting = (NEIGHBOURS, TEMPERATURE) if condition.probe == "knn" else ()
+        return key(self.spec(index), condition, CALIBRATION_IMAGES, *voting)
 
     def _compressed_entry(self, index: int, condition: CompressionSpec) -> Path:
         return self.store.once(
             "compressed",
             self._compressed_key(index, condition),
-            lambda folder: self._compress(index, condition, folder),
+            lambda folder: (self._compress if condition.probe == "frozen" else self._probe)(
+                index, condition, folder
+            ),
         )
 
     def is_finished(self, index: int, conditions: Sequence[CompressionSpec]) -> bool:
@@ -224,13 +229,8 @@ class Population:
             repair=condition.repair,
             calibration=[next(batches(chunk)) for chunk in chunks],
         )
-        plan, network = result.plan, self._rebuild(dense, result.plan)
-        if condition.probe == "refit":
-            fit_probe(network, *self.labelled_images(index))
-            name = next(n for n, module in network.named_modules() if module is network.head)
-            head = {f"{name}.{n}": t.detach().clone() for n, t in network.head.named_parameters()}
-            plan = replace(plan, tensors={**plan.tensors, **head})
-        plan.save(folder / "plan.safetensors")
+        network = self._rebuild(dense, result.plan)
+        result.plan.save(folder / "plan.safetensors")
         predict(network, self.test_images, self.data.test.samples).save(folder / "predictions.npz")
         change = {
             "requested": result.cost.requested,
@@ -239,6 +239,33 @@ class Population:
         }
         costs = {"before": asdict(result.cost.before), "after": asdict(result.cost.after), "change": change}
         (folder / "cost.json").write_text(json.dumps(costs, indent=1))
+
+    def _probe(self, index: int, condition: CompressionSpec, folder: Path) -> None:
+        """Another probe on the encoder that was compressed with the frozen one."""
+        encoder = self._compressed_entry(index, replace(condition, probe="frozen"))
+        plan = CompressionPlan.load(encoder / "plan.safetensors")
+        network = self._rebuild(self.dense(index), plan)
+        if condition.probe == "knn":
+            found = knn_answers(
+                network, *self.labelled_images(index), self.test_images, self.data.test.samples
+            )
+            found.predictions.save(folder / "predictions.npz")
+            (folder / "votes.json").write_text(json.dumps({"without_features": found.without_features}))
+            return
+        fit_probe(network, *self.labelled_images(index))
+        name = next(n for n, module in network.named_modules() if module is network.head)
+        head = {f"{name}.{n}": t.detach().clone() for n, t in network.head.named_parameters()}
+        replace(plan, tensors={**plan.tensors, **head}).save(folder / "plan.safetensors")
+        predict(network, self.test_images, self.data.test.samples).save(folder / "predictions.npz")
+        shutil.copyfile(encoder / "cost.json", folder / "cost.json")
+
+    def without_features(self, condition: CompressionSpec) -> float | None:
+        """Mean share of the test images whose features are all 0; None unless neighbours vote."""
+        if condition.probe != "knn":
+            return None
+        entries = [self._compressed_entry(i, condition) for i in range(self.k)]
+        counts = [json.loads((entry / "votes.json").read_text())["without_features"] for entry in entries]
+        return float(np.mean(counts)) / len(self.data.test.samples)
 
     def _rebuild(self, dense: Network, plan: CompressionPlan) -> Network:
         network = cast("Network", apply_plan(dense, plan, self.example))

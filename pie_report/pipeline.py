@@ -23,6 +23,7 @@ from pie_report.group_statistics import describe_groups, with_groups
 from pie_report.label_use import check_label_use, use_labels
 from pie_report.members import Population
 from pie_report.network_scores import compute_scores, has_scores, score_table
+from pie_report.probes import compare_probes, further_conditions
 from pie_report.report import Report
 from pie_report.statistics import condition_statistics, with_side_labels
 from pie_report.trained import TrainedMembers
@@ -258,7 +259,7 @@ def describe(
             "judged": member.judged,
             "members": population.k,
             "seed": named.seed,
-            "probe": spec.probe,
+            "probe": list(spec.probe),
             "repair": list(spec.repair),
             "design": "paired",
             "side_labels": side_labels,
@@ -300,7 +301,7 @@ def run(
     """
     population = finish_members(
         population,
-        (*_identity(spec), *spec.conditions),
+        (*_identity(spec), *spec.conditions, *further_conditions(spec)),
         progress,
         scores=True,
         workers=workers,
@@ -324,6 +325,7 @@ def run(
             dense=_dense_result(spec, population, dense),
             conditions=results,
             scores=scores,
+            probes=compare_probes(population, spec, dense, results),
             exhibits=_exhibits(population, results, maps),
             with_models=True,
             groups=groups_of(population.data.test.samples),
@@ -341,12 +343,13 @@ def _dense_result(spec: ReportSpec, population: Population, dense: Predictions) 
     seed = population.member.seed
     reestimated = None
     for identity in _identity(spec):
-        reestimated = population_accuracy(population.compressed_population(identity), seed=seed)
+        reestimated = population.compressed_population(identity)
     costs = population.mean_costs(spec.conditions[0])["before"]
     return DenseResult(
         predictions=dense,
+        reestimated=reestimated,
         accuracy=population_accuracy(dense, seed=seed),
-        accuracy_reestimated=reestimated,
+        accuracy_reestimated=None if reestimated is None else population_accuracy(reestimated, seed=seed),
         cost={name: round(value) for name, value in costs.items()},
     )
 

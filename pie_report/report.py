@@ -14,12 +14,14 @@ from population.errors import InputError
 from population.predictions import Predictions
 
 SCHEMA = 2
+REESTIMATED = "dense, re-estimated"
+"""Name of the dense networks after repair ``bn`` alone, among predictions and in tables."""
 _TEXT_COLUMNS = frozenset(
     {
-        "class", "comparison", "condition", "design", "first", "flag", "group", "grouping", "images", "kind",
-        "label", "layer", "layer_compressed", "layer_dense", "maps", "measure", "method",
-        "modal_compressed", "modal_dense", "name", "pair", "positive", "rate", "repair", "sample_id", "score",
-        "scored_on", "second", "target", "votes_compressed", "votes_dense",
+        "axis", "class", "comparison", "condition", "design", "first", "flag", "group", "grouping", "images",
+        "kind", "label", "layer", "layer_compressed", "layer_dense", "maps", "measure", "method",
+        "modal_compressed", "modal_dense", "name", "outcome", "pair", "positive", "probe", "rate", "repair",
+        "sample_id", "score", "scored_on", "second", "target", "votes_compressed", "votes_dense",
     }
 )  # fmt: skip
 _WHOLE = re.compile(r"(-?\d+)?")
@@ -33,7 +35,8 @@ class Report:
         document: content of report.json.
         tables: tables by name.
         exhibits: images and maps for the gallery, or None where there are no images.
-        predictions: what the networks say: ``dense``, and every condition by its name.
+        predictions: what the networks say: ``dense``, ``REESTIMATED`` if it is a repair, and every condition
+            by its name.
     """
 
     document: Mapping[str, Any]
@@ -95,7 +98,9 @@ def _prediction_files(folder: Path, document: Mapping[str, Any]) -> dict[str, Pa
     """Path of every population's predictions; conditions are numbered, as their names may hold anything."""
     names = [c["condition"] for c in document["compressed"]]
     numbered = {name: f"condition-{i}" for i, name in enumerate(names, start=1)}
-    return {n: folder / "predictions" / f"{f}.npz" for n, f in {"dense": "dense", **numbered}.items()}
+    has_reestimated = document["dense"].get("accuracy_reestimated") is not None
+    dense = {"dense": "dense"} | ({REESTIMATED: "dense-reestimated"} if has_reestimated else {})
+    return {n: folder / "predictions" / f"{f}.npz" for n, f in (dense | numbered).items()}
 
 
 def load_document(folder: Path) -> dict[str, Any]:

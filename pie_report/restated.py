@@ -9,6 +9,7 @@ from threadpoolctl import threadpool_limits
 from pie.identify import PieTable, find_pies
 from pie.side_data import SideData
 from pie_report.assemble import stacked_statistics
+from pie_report.fair import Compressed, FairComparison, fair_comparison
 from pie_report.group_statistics import (
     describe_groups,
     listed_groups,
@@ -17,7 +18,7 @@ from pie_report.group_statistics import (
     without_groups,
 )
 from pie_report.plain import records
-from pie_report.report import Report
+from pie_report.report import REESTIMATED, Report
 from pie_report.statistics import (
     TABLES,
     Statistics,
@@ -32,7 +33,7 @@ from population.errors import InputError
 def restated(
     report: Report, *, side: SideData | None, side_labels: str | None, groups: pd.DataFrame | None = None
 ) -> Report:
-    """Computes section ``statistics`` of every condition and ``overlap`` again, with their tables.
+    """Computes section ``statistics`` of every condition, ``overlap`` and ``fair`` again, with their tables.
 
     Args:
         report: of a run folder.
@@ -68,6 +69,7 @@ def restated(
             found[name] = condition_statistics(
                 dense, after, pies[name], design=design, scores=scores, side=side, seed=seed, groups=groups
             )
+        fair = _fair(report) if document["fair"] is not None else None
     overlap = overlap_tables(pies)
     kept = {name: table for name, table in report.tables.items() if name not in TABLES}
     return replace(
@@ -80,11 +82,30 @@ def restated(
                 for c in document["compressed"]
             ],
             "overlap": records(overlap["overlap"]) if overlap else None,
+            "fair": None if fair is None else fair.section(),
         },
         tables={
             **kept,
             **stacked_statistics(found),
             **overlap,
+            **({} if fair is None else fair.tables),
             **({} if groups is None else {"groups": listed_groups(groups)}),
         },
     )
+
+
+def _fair(report: Report) -> FairComparison | None:
+    conditions = [c for c in report.document["compressed"] if c["design"] == "paired"]
+    points = [
+        Compressed(
+            c["method"],
+            c["amount"],
+            c["repair"],
+            c["cost"]["params_kept"],
+            c["cost"]["macs_kept"],
+            report.predictions[c["condition"]],
+        )
+        for c in conditions
+    ]
+    before = report.predictions["dense"], report.predictions.get(REESTIMATED)
+    return fair_comparison(*before, points, seed=report.document["spec"]["seed"])

@@ -17,7 +17,7 @@ SEEDS = 2**32
 FORMAT = 3
 
 METHOD_NAMES = ("merge", "prune", "filters", "random")
-PROBES = ("frozen", "refit")
+PROBES = ("frozen", "refit", "knn")
 EVALUATIONS = ("linear", "finetune")
 REPAIRS = ("none", "data-free", "bn", "least-squares")
 STEMS = ("small", "imagenet")
@@ -131,7 +131,8 @@ class CompressionSpec:
         method: ``merge``, ``prune``, ``filters``, ``random``, or ``identity``, which changes nothing.
         amount: fraction in [0, 1): channels removed per coupled group, or weights set to zero for ``prune``.
         repair: one of ``REPAIRS``, applied after the weights are edited.
-        probe: ``frozen`` keeps the classifier, ``refit`` fits it again on the compressed encoder.
+        probe: ``frozen`` keeps the classifier, ``refit`` fits it again on the compressed encoder, ``knn``
+            lets the nearest training images vote in its place.
 
     Raises:
         InputError: if the amount is not a number in [0, 1) or a choice is unknown.
@@ -393,7 +394,9 @@ class ReportSpec:
         prune: fractions of weights to set to zero (global L1, unstructured).
         filters: fractions of channels to remove by the L1 norm of their filters.
         random: fractions of channels to remove at random.
-        probe: the classifier after compression: frozen (kept) or refit (fitted again).
+        probe: the classifier after compression: frozen (kept) or refit (fitted again). Further ones
+            are compared with the first in a table, for which there is also knn (the nearest training images
+            vote).
         repair: after compression: none, data-free (variance correction of merged channels), bn
             (BatchNorm statistics re-estimated on training images) or least-squares (every layer fitted
             again on training images). With several, every amount is a condition under each.
@@ -408,7 +411,7 @@ class ReportSpec:
     prune: tuple[float, ...] = ()
     filters: tuple[float, ...] = ()
     random: tuple[float, ...] = ()
-    probe: str = "frozen"
+    probe: tuple[str, ...] = ("frozen",)
     repair: tuple[str, ...] = ("bn",)
 
     def __post_init__(self) -> None:
@@ -416,10 +419,20 @@ class ReportSpec:
             raise InputError("nothing to compare: give at least one of --merge, --prune, --filters, --random")
         if "least-squares" in self.repair and self.prune:
             raise InputError("--repair least-squares is for lost channels; it does not go with --prune")
-        if not self.repair:
-            raise InputError("--repair needs at least one repair")
-        if len(set(self.repair)) < len(self.repair):
-            raise InputError("--repair: the same repair is given twice")
+        for name in ("repair", "probe"):
+            given = getattr(self, name)
+            if not given:
+                raise InputError(f"--{name} needs at least one {name}")
+            if len(set(given)) < len(given):
+                raise InputError(f"--{name}: the same {name} is given twice")
+        for probe in self.probe:
+            if probe not in PROBES:
+                raise unknown_name("probe", probe, PROBES)
+        if self.probe[0] == "knn":
+            raise InputError(
+                "--probe knn has no gradients, which a report explains its networks by: give frozen or refit"
+                " before it"
+            )
         if len(set(self.conditions)) < len(self.conditions):
             raise InputError("the same method and amount is given twice")
         self._check_own()
@@ -458,7 +471,7 @@ class ReportSpec:
         """Every requested compression, in the order merge, prune, filters, random; under each repair."""
         return tuple(
             # Adding 0 makes -0.0 the same amount, and the same condition, as 0.0.
-            CompressionSpec(method, float(amount) + 0.0, repair, self.probe)
+            CompressionSpec(method, float(amount) + 0.0, repair, self.probe[0])
             for method in METHOD_NAMES
             for amount in getattr(self, method)
             for repair in self.repair

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import lazy_loader
 
 if TYPE_CHECKING:
-    from analysis.fairness.at_equal import EqualComparison, compare_at
+    from analysis.fairness.at_equal import EqualComparison, compare_at, curve_ranges
     from analysis.fairness.bias_amplification import BiasAmplification, bias_amplification
     from analysis.fairness.calibration import group_calibration
     from analysis.fairness.class_spread import ErrorSpread, error_spread
@@ -13,18 +13,19 @@ if TYPE_CHECKING:
     from analysis.fairness.image_tests import ImageTests, image_tests
     from analysis.fairness.intensification import Intensification, intensification
     from analysis.fairness.max_t import max_t
+    from analysis.fairness.outcomes import member_outcomes
     from analysis.fairness.rates import RateChanges, class_rates, group_rates
 
 __all__ = [
     "BiasAmplification", "EqualComparison", "ErrorSpread", "ImageTests", "Intensification", "RateChanges",
-    "bias_amplification", "class_rates", "compare_at", "error_spread", "group_calibration", "group_pies",
-    "group_rates", "image_tests", "intensification", "max_t",
+    "bias_amplification", "class_rates", "compare_at", "curve_ranges", "error_spread", "group_calibration",
+    "group_pies", "group_rates", "image_tests", "intensification", "max_t", "member_outcomes",
 ]  # fmt: skip
 
 __getattr__, __dir__, _ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "at_equal": ["EqualComparison", "compare_at"],
+        "at_equal": ["EqualComparison", "compare_at", "curve_ranges"],
         "bias_amplification": ["BiasAmplification", "bias_amplification"],
         "calibration": ["group_calibration"],
         "class_spread": ["ErrorSpread", "error_spread"],
@@ -32,6 +33,7 @@ __getattr__, __dir__, _ = lazy_loader.attach(
         "image_tests": ["ImageTests", "image_tests"],
         "intensification": ["Intensification", "intensification"],
         "max_t": ["max_t"],
+        "outcomes": ["member_outcomes"],
         "rates": ["RateChanges", "class_rates", "group_rates"],
     },
 )

@@ -1,5 +1,9 @@
 """Numbers as a reader wants them. A missing value is an error here: the templates say why it is missing."""
 
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+_Row = Mapping[str, Any]
 MINUS = "−"
 SMALLEST_P = 0.001
 
@@ -93,6 +97,14 @@ def in_words(name: str) -> str:
     return _NAMES.get(name, str.replace(name, "_", " "))
 
 
+def groupby_keys(rows: Iterable[_Row], *names: str) -> list[tuple[tuple[Any, ...], list[_Row]]]:
+    """Groups rows that agree in some fields, in the order in which they come."""
+    groups: dict[tuple[Any, ...], list[_Row]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[name] for name in names), []).append(row)
+    return list(groups.items())
+
+
 def _signed(number: float) -> str:
     text = f"{number:+.1f}"
     return "0.0" if text in ("+0.0", "-0.0") else text.replace("-", MINUS)
@@ -102,6 +114,6 @@ FILTERS = {
     function.__name__: function
     for function in (
         *(percent, share, percent_range, points, points_range, p_value, p_equals),
-        *(count, decimal, signed, large, byte_size, significant, in_words, capfirst),
+        *(count, decimal, signed, large, byte_size, significant, in_words, capfirst, groupby_keys),
     )
 }

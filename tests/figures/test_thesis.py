@@ -13,8 +13,8 @@ from figures import FIGURES, draw_figures
 from figures.style import TEXT_WIDTH
 
 ALL = [
-    "accuracy-cost", "class-change", "pies", "group-change", "group-pies", "overlap", "cka", "cka-map",
-    "attribution-maps",
+    "accuracy-cost", "class-change", "pies", "group-change", "group-pies", "fair-params", "fair-accuracy",
+    "overlap", "cka", "cka-map", "attribution-maps",
 ]  # fmt: skip
 
 
@@ -100,6 +100,22 @@ def run_tables(
         "cka": pd.DataFrame(cka),
         "cka_map": pd.DataFrame(cka_map),
         "map_pictures": pd.DataFrame(pixels),
+        "fair_curves": pd.DataFrame(
+            [
+                {
+                    "repair": repair,
+                    "method": method,
+                    "amount": amount,
+                    "params_kept": 1 - amount,
+                    "accuracy": 0.9 - 0.1 * amount,
+                    "flips": 0.2 * amount,
+                    "flips_sd": np.nan,
+                }
+                for repair in ("none", "bn")
+                for method in ("merge", "prune")
+                for amount in (0.5, 0.0, 0.25)
+            ]
+        ),
         "intersections": pd.DataFrame(
             [
                 {**{c: i == j for j, c in enumerate(conditions)}, "count": 9 - i}
@@ -167,7 +183,7 @@ def test_equal_tables_give_equal_bytes_in_this_and_any_other_process(
         "import sys, pandas; from pathlib import Path; from figures import draw_figures;"
         "p = Path(sys.argv[1]);"
         "names = ('summary', 'classes', 'intersections', 'cka', 'cka_map', 'map_pictures',"
-        " 'group_rates', 'group_pies');"
+        " 'group_rates', 'group_pies', 'fair_curves');"
         "tables = {n: pandas.read_csv(p / f'{n}.csv', dtype={'sample_id': str}) for n in names};"
         "draw_figures(tables, p / 'c')"
     )
@@ -225,14 +241,8 @@ def test_classes_have_one_order_in_all_panels_by_mean_loss(tmp_path: Path) -> No
 
 def test_predictions_made_elsewhere_have_no_cost_and_perhaps_no_labels(tmp_path: Path) -> None:
     tables = run_tables(conditions=("compressed x",))
-    del (
-        tables["group_rates"],
-        tables["group_pies"],
-        tables["cka"],
-        tables["cka_map"],
-        tables["map_pictures"],
-        tables["intersections"],
-    )
+    for name in ("cka", "cka_map", "map_pictures", "intersections", "fair_curves", *group_tables(())):
+        del tables[name]
     summary = tables["summary"].astype(object)
     summary["params_kept"] = None
     summary.loc[:, ["accuracy", "accuracy_low", "accuracy_high", "forgotten", "gained", "still_wrong"]] = ""
@@ -248,9 +258,10 @@ def test_a_table_that_is_absent_or_lacks_a_column_draws_nothing(tmp_path: Path) 
     tables["cka"] = tables["cka"].drop(columns="reference")
     tables["cka_map"] = tables["cka_map"].drop(columns="value")
     tables["intersections"] = tables["intersections"].head(0)  # no PIE anywhere
+    tables["fair_curves"] = tables["fair_curves"].drop(columns="accuracy")
     tables["group_rates"] = tables["group_rates"].drop(columns="p_images_max_t")
     del tables["classes"], tables["map_pictures"], tables["group_pies"]
-    assert draw_figures(tables, tmp_path) == ["accuracy-cost", "pies"]
+    assert draw_figures(tables, tmp_path) == ["accuracy-cost", "pies", "fair-params"]
     assert draw_figures({}, tmp_path / "none") == []
     assert not (tmp_path / "none").exists()
 

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import combinations, count
+from itertools import combinations, count, product
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ NASTY_IDS = (
 N, K, SIZE = 300, 10, 16
 COLUMN, GROUPS = "<b>style</b>", ("<i>bold</i>", "NA")
 CONDITIONS = {"merge 0.5": 0.7, "prune 0.9": 0.5, "random 0.5": 0.9}
+PROBES = ("frozen", "refit", "knn")
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,8 @@ def make(seed: int = 0) -> Synthetic:
     dense[:, : len(NASTY_IDS)] = label[: len(NASTY_IDS)]  # forgotten in every condition
     sample_id = [*NASTY_IDS, *(f"images/{i:04d}.png" for i in range(N - len(NASTY_IDS)))]
     pies, classes, summary, compressed = [], [], [_summary_row("dense", "dense")], []
-    predictions = {"dense": Predictions(sample_id, dense, label, class_names=CLASS_NAMES)}
+    same = Predictions(sample_id, dense, label, class_names=CLASS_NAMES)
+    predictions = {"dense": same, "dense, re-estimated": same}
     for condition, damage in CONDITIONS.items():
         moved = rng.random((K, N)) < damage * (0.3 + hard + 0.4 * (label == 4))
         after = np.where(moved, rng.integers(0, 10, (K, N)), dense)
@@ -149,6 +151,8 @@ def compare_without_labels() -> Synthetic:
             | {"statistics": statistics}
         ],
         "overlap": None,
+        "probes": None,
+        "fair": None,
     }
     tables = {"summary": summary, "pies": pies}
     tables |= {
@@ -447,6 +451,69 @@ def _overlap() -> list[dict[str, Any]]:
     return rows
 
 
+def _probe_rows() -> list[dict[str, Any]]:
+    rows = []
+    for i, (condition, probe) in enumerate(product(CONDITIONS, PROBES)):
+        accuracy = {"accuracy_dense": 0.901 + 0.001 * i, "accuracy": 0.801 + 0.002 * i}
+        ends = {"accuracy_low": 0.781 + 0.002 * i, "accuracy_high": 0.821 + 0.002 * i}
+        found = {"pies": 80 + i, "pie_share": (80 + i) / N, "forgotten": 60 + i}
+        noise = {f"expected_null{end}": 5.1 + i + j for j, end in enumerate(("", "_low", "_high"))}
+        shared = {
+            "common": 30 + i,
+            "jaccard": 0.41 + 0.01 * i,
+            "kappa": 0.31 + 0.01 * i,
+            "expected": 20.5 + i,
+        }
+        empty = dict.fromkeys(shared) if probe == "frozen" else {}
+        votes = {"without_features": 0.01 * i if probe == "knn" else None}
+        names = {"condition": condition, "probe": probe}
+        rows.append({**names, **accuracy, **ends, **found, **noise, **shared, **empty, **votes})
+    return rows
+
+
+OUTCOMES = ("flips", "accuracy_change", "worst_recall_change", "recall_change_spread")
+
+
+def _fair() -> dict[str, Any]:
+    rows = []
+    for axis, outcome, point in product(("params_kept", "accuracy"), OUTCOMES, (0.4, 0.8)):
+        i = len(rows)
+        names = {"repair": "bn", "axis": axis, "outcome": outcome, "first": "merge", "second": "random"}
+        values = {"outcome_first": 0.21 + 0.001 * i, "outcome_second": 0.11 - 0.001 * i}
+        ends = {"difference": 0.1 + 0.002 * i, "low": 0.07 + 0.002 * i, "high": 0.14 + 0.002 * i}
+        if (axis, outcome) != ("accuracy", "accuracy_change"):
+            rows.append({**names, "point": point, **values, **ends, "reached": 1.0})
+    pair = {"repair": "bn", "axis": "macs_kept", "first": "merge", "second": "prune"}
+    return {
+        "points": 2,
+        "comparisons": rows,
+        "ranges": [
+            {"repair": "bn", "axis": axis, "method": method, "low": 0.26, "high": 1.0}
+            for axis in ("params_kept", "macs_kept", "accuracy")
+            for method in ("merge", "random")
+        ],
+        "not_compared": [{**pair, "reason": "prune keeps all MACs whatever the amount"}],
+        "left_out": [{"repair": "bn", "method": "filters"}],
+    }
+
+
+def _fair_curves() -> pd.DataFrame:
+    rows = [
+        {
+            "repair": "bn",
+            "method": method,
+            "amount": amount,
+            "params_kept": 1 - amount,
+            "macs_kept": 1 - amount,
+        }
+        for method, amount in product(("merge", "random"), (0.0, 0.25, 0.5))
+    ]
+    table = pd.DataFrame(rows).assign(accuracy=lambda t: 0.9 - 0.2 * t["amount"], accuracy_sd=0.01)
+    return table.assign(**dict.fromkeys(OUTCOMES, 0.1 * table["amount"])).assign(
+        **{f"{name}_sd": 0.01 for name in OUTCOMES}
+    )
+
+
 def _statistics_tables(compressed: list[dict[str, Any]]) -> dict[str, pd.DataFrame]:
     parts = {c["condition"]: c["statistics"] for c in compressed}
     rows = {
@@ -474,6 +541,10 @@ def _statistics_tables(compressed: list[dict[str, Any]]) -> dict[str, pd.DataFra
     return tables | {
         "groups": pd.DataFrame([{"sample_id": "007", "grouping": COLUMN, "group": GROUPS[0]}]),
         "overlap": pd.DataFrame(_overlap()),
+        "probes": pd.DataFrame(_probe_rows()),
+        "fair": pd.DataFrame(_fair()["comparisons"]),
+        "fair_ranges": pd.DataFrame(_fair()["ranges"]),
+        "fair_curves": _fair_curves(),
         "intersections": pd.DataFrame(members | {"count": [33, 22, 11]}),
     }
 
@@ -611,7 +682,7 @@ def _document(accuracy, label, dense, compressed) -> dict[str, Any]:
             "seeds": list(range(K)),
             "judged": "test",
             "excluded_seeds": [],
-            "probe": "frozen",
+            "probe": list(PROBES),
             "repair": ["bn"],
             "design": "paired",
             "side_labels": "89abcdef01234567",
@@ -659,6 +730,8 @@ def _document(accuracy, label, dense, compressed) -> dict[str, Any]:
         },
         "compressed": compressed,
         "overlap": _overlap(),
+        "probes": {"neighbours": 90, "temperature": 0.07, "conditions": _probe_rows()},
+        "fair": _fair(),
     }
 
 

@@ -256,7 +256,7 @@ def test_one_network_makes_a_report_on_flips(work: Path, digits: ImageData) -> N
 
 
 def test_a_probe_is_fitted_again_where_the_last_layer_is_known(work: Path, digits: ImageData) -> None:
-    source = opened(digits, spec_of(probe="refit"))
+    source = opened(digits, spec_of(probe=("refit",)))
     assert (source.head_name, source.has_head) == ("network.out", True)
     people = Population(source, digits, Store(work / "store"))
     condition = CompressionSpec("merge", 0.5, "none", "refit")

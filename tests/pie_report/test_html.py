@@ -4,6 +4,7 @@ import copy
 import json
 import re
 from html.parser import HTMLParser
+from itertools import product
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -16,7 +17,10 @@ from figures.gallery import build_gallery, pie_entries
 from pie_report.html import render_page, words
 
 ROOT = Path(__file__).parents[2]
-FIGURES = ["accuracy-cost", "class-change", "pies", "overlap", "cka", "cka-map", "attribution-maps"]
+FIGURES = [
+    *("accuracy-cost", "class-change", "pies", "fair-params", "fair-accuracy", "overlap", "cka", "cka-map"),
+    "attribution-maps",
+]
 SCHEMA = json.loads((ROOT / "pie_report" / "report.schema.json").read_text(encoding="utf-8"))
 
 
@@ -112,6 +116,14 @@ def test_schema_is_a_schema_and_takes_both_kinds_of_report(report, comparison):
         lambda d: d.pop("overlap"),
         lambda d: d["overlap"][0].update(p_value=1.2),
         lambda d: d["overlap"][0].pop("expected_given_margin"),
+        lambda d: d["spec"].update(repair="bn"),
+        lambda d: d["spec"].update(probe=["frozen", "frozen"]),
+        lambda d: d.pop("fair"),
+        lambda d: d["fair"]["comparisons"][0].update(axis="bytes_kept"),
+        lambda d: d["fair"]["not_compared"][0].pop("reason"),
+        lambda d: d.pop("probes"),
+        lambda d: d["probes"]["conditions"][0].update(probe="svm"),
+        lambda d: d["probes"]["conditions"][0].pop("common"),
         lambda d: d["spec"].pop("side_labels"),
         lambda d: d["spec"].update(side_labels=7),
         lambda d: d["compressed"][0].pop("statistics"),
@@ -463,6 +475,70 @@ def test_one_condition_overlaps_with_none(report):
     assert "figure-overlap" not in page.ids
 
 
+def test_each_probe_stands_beside_the_first(report):
+    page = Page(full_page(report))
+    rows = report.document["probes"]["conditions"]
+    for i, row in enumerate(rows):
+        first = rows[i - i % 3]
+        ends = words.percent_range(row["accuracy_low"], row["accuracy_high"])
+        accuracy = f"{words.percent(row['accuracy'])} ({ends})"
+        cells = [
+            *(row["condition"], row["probe"], words.percent(row["accuracy_dense"]), accuracy),
+            *(str(row["pies"]), words.decimal(row["expected_null"]), str(row["forgotten"])),
+        ]
+        cells += (
+            ["– – –"]
+            if row is first
+            else [
+                f"{row['common']} of {first['pies']}",
+                two_decimals(row["jaccard"]),
+                two_decimals(row["kappa"]),
+            ]
+        )
+        assert " ".join(cells) in page.text
+    assert "the 90 training images with the nearest features (by cosine) vote" in page.text
+    assert "prune 0.9, knn: 5.0% of the images have no features left" in page.text
+    assert "#probes" in page.links
+    assert "with the dense networks as they were trained" not in page.text
+
+
+def test_one_probe_is_compared_with_none(report):
+    report.document["probes"] = None
+    report.document["spec"]["probe"] = ["refit"]
+    assert_valid(report.document)
+    page = Page(full_page(report))
+    assert "Encoder or probe" not in page.text
+    assert "what is lost is lost in the features" in page.text
+
+
+def test_methods_are_compared_where_they_are_equal(report):
+    page = Page(full_page(report))
+    fair = report.document["fair"]
+    assert "At equal parameters" in page.text
+    assert "merge and prune (bn) cannot be compared: prune keeps all MACs whatever the amount." in page.text
+    assert "Left out, as one amount is no curve: filters (bn)." in page.text
+    for axis, point in product(("params_kept", "accuracy"), (0.4, 0.8)):
+        rows = [r for r in fair["comparisons"] if (r["axis"], r["point"]) == (axis, point)]
+        flips = [words.percent(rows[0][f"outcome_{which}"]) for which in ("first", "second")]
+        cells = ["merge less random bn", words.percent(point), ", ".join(flips)]
+        cells += [
+            f"{words.points(r['difference'])} ({words.points_range(r['low'], r['high'])})" for r in rows
+        ]
+        assert len(rows) == (4 if axis == "params_kept" else 3)
+        assert " ".join(cells) in page.text
+    assert {"figure-fair-params", "figure-fair-accuracy"} <= set(page.ids)
+    report.document["fair"]["comparisons"][0]["low"] = None  # few draws reach this point
+    assert f"{words.points(0.1)} {words.points(0.104)}" in Page(full_page(report)).text
+
+
+def test_without_curves_nothing_is_compared(report):
+    report.document["fair"] = None
+    assert_valid(report.document)
+    page = Page(full_page(report))
+    assert "Fair comparison" not in page.text
+    assert "#fair" not in page.links
+
+
 def test_calibration_before_and_after(report):
     page = Page(full_page(report))
     for condition in report.document["compressed"]:
@@ -497,6 +573,8 @@ def make_single(report):
     document = report.document
     document["dense"]["k"] = 1
     forget(document["dense"], ("low", "high"))
+    forget(document["fair"]["comparisons"], ("low", "high"))
+    forget(document["probes"], ("accuracy_low", "accuracy_high", *needs_seeds))
     for condition in document["compressed"]:
         condition["k"] = 1
         found = condition["statistics"]
@@ -673,8 +751,13 @@ def test_hostile_names_stay_text(report):
         condition["condition"] += "<b>"
     for row in report.document["overlap"]:
         row |= {"first": row["first"] + "<b>", "second": row["second"] + "<b>"}
-    for name in report.tables.keys() - {"overlap", "intersections", "groups"}:
-        table = report.tables[name]
+    for row in report.document["probes"]["conditions"]:
+        row["condition"] += "<b>"
+    for row in report.document["fair"]["comparisons"]:
+        row["first"] += "<b>"
+    for name, table in report.tables.items():
+        if "condition" not in table or name in ("overlap", "intersections"):
+            continue
         table["condition"] = [c if c == "dense" else c + "<b>" for c in table["condition"]]
     text = full_page(report)
     page = Page(text)
@@ -739,6 +822,7 @@ def test_full_report_writes_no_missing_values(report):
     first["statistics"]["intensification"]["slope"] |= {"corrected": None, "low": None, "high": None}
     first["statistics"] |= {"models": None, "calibration": None}
     document["overlap"][0] |= {"jaccard": None, "kappa": None}
+    document["probes"]["conditions"][1] |= {"jaccard": None, "kappa": None}
     for row in first["cka"]:
         row["reference"] = None
     for row in first["similarity"]["layers"]:

@@ -312,7 +312,7 @@ def test_what_was_done_is_said(simclr: Run, refitted: Run, pets: Run) -> None:
         "n_train": 901, "n_test": 896, "class_names": NAMES, "in_channels": 1, "resolution": 16,
         "fingerprint": population(simclr, "simclr_r18").data.fingerprint(),
     }  # fmt: skip
-    assert refitted.document["spec"]["probe"] == "refit"
+    assert refitted.document["spec"]["probe"] == ["refit"]
     assert refitted.document["spec"]["repair"] == ["data-free"]
     assert pets.document["spec"]["data"] == "imagefolder:pets"
     assert "imagefolder:pets" in pets.document["spec"]["command_line"]

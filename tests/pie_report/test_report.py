@@ -13,11 +13,10 @@ from population.errors import InputError
 from population.predictions import Predictions
 
 TEXT = {
-    "class", "comparison", "condition", "design", "first", "flag", "group", "grouping", "images", "kind",
-    "label", "layer", "layer_compressed", "layer_dense", "maps", "measure", "method", "modal_compressed",
-    "modal_dense", "name", "pair", "positive", "rate", "repair", "sample_id", "score", "scored_on",
-    "second", "target",
-    "votes_compressed", "votes_dense",
+    "axis", "class", "comparison", "condition", "design", "first", "flag", "group", "grouping", "images",
+    "kind", "label", "layer", "layer_compressed", "layer_dense", "maps", "measure", "method",
+    "modal_compressed", "modal_dense", "name", "outcome", "pair", "positive", "probe", "rate", "repair",
+    "sample_id", "score", "scored_on", "second", "target", "votes_compressed", "votes_dense",
 }  # fmt: skip
 EMPTY: dict[str, Any] = {"schema": 2, "spec": {}, "data": {}, "dense": {}, "compressed": []}
 ONE = {"dense": Predictions(np.array(["x"]), np.array([[0]]))}
@@ -54,7 +53,11 @@ def test_what_is_saved_is_loaded(report: Any, tmp_path: Path) -> None:
     assert loaded.exhibits is not None
     np.testing.assert_array_equal(loaded.exhibits.image, report.exhibits.image)
     np.testing.assert_array_equal(loaded.exhibits.sample_id, report.exhibits.sample_id)
-    assert list(loaded.predictions) == ["dense", *(c["condition"] for c in report.document["compressed"])]
+    assert list(loaded.predictions) == [
+        "dense",
+        "dense, re-estimated",
+        *(c["condition"] for c in report.document["compressed"]),
+    ]
     for name, expected in report.predictions.items():
         for field in ("sample_id", "predicted", "label", "class_names"):
             np.testing.assert_array_equal(getattr(loaded.predictions[name], field), getattr(expected, field))

@@ -170,6 +170,9 @@ def test_amounts_outside_the_range_are_refused(method: str, amount: float) -> No
     ("wrong", "message"),
     [
         (lambda: CompressionSpec("merge", 0.5, "bm", "frozen"), "unknown repair 'bm' .did you mean 'bn'"),
+        (lambda: ReportSpec(merge=(0.5,), probe=("knn", "frozen")), "give frozen or refit before it"),
+        (lambda: ReportSpec(merge=(0.5,), probe=("refit", "refit")), "the same probe is given twice"),
+        (lambda: ReportSpec(merge=(0.5,), probe=()), "--probe needs at least one probe"),
         (
             lambda: CompressionSpec("merge", 0.5, "bn", "refitt"),
             "unknown probe 'refitt' .did you mean 'refit'",
@@ -206,7 +209,9 @@ def test_the_last_seed_that_fits_is_accepted() -> None:
 
 
 def test_conditions_are_in_a_fixed_order_with_readable_titles() -> None:
-    spec = ReportSpec(random=(0.25,), prune=(0.9, 0), merge=(0.5, 0.3), repair=("none",), probe="refit")
+    spec = ReportSpec(
+        random=(0.25,), prune=(0.9, 0), merge=(0.5, 0.3), repair=("none",), probe=("refit", "knn")
+    )
     assert [c.title for c in spec.conditions] == [
         "merge 0.5",
         "merge 0.3",

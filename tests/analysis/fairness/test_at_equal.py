@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.fairness import compare_at
+from analysis.fairness import at_equal, compare_at
 from population.errors import InputError
 
 
@@ -215,3 +215,15 @@ def test_bad_input_is_refused() -> None:
     refused(table.iloc[1:], "lacks members that others have")
     refused(table.query("method == 'merge'"), "has 1 methods")
     refused(table.query("amount != 0.8"), "one of them with 1 amounts")
+
+
+def test_draws_that_are_taken_together_are_as_those_taken_one_by_one() -> None:
+    generator = np.random.default_rng(3)
+    draws = np.stack([generator.integers(0, 12, (300, 4)) / 10, generator.normal(size=(300, 4))], axis=2)
+    points = np.array([0.1, 0.25, 0.3, 0.55, 1.05])
+    falling = (np.diff(draws[..., 0], axis=1) < 0).all(axis=1)
+    assert 0 < falling.sum() < 300
+    found = at_equal._outcomes(draws, points)
+    for draw, row in zip(draws, found, strict=True):
+        expected = np.interp(points, *at_equal._curve(draw), left=np.nan, right=np.nan)
+        np.testing.assert_allclose(row.filled(np.nan), expected, rtol=1e-12)
