@@ -37,9 +37,18 @@ def apply_plan(model: nn.Module, plan: CompressionPlan, example_inputs: Tensor) 
 
 def build_compressed(model: nn.Module, plan: CompressionPlan, groups: Sequence[ChannelGroup]) -> nn.Module:
     """As ``apply_plan``, for groups that are already known."""
-    by_name = {g.name: g for g in groups}
     compressed = copy_model(model)
-    dense = compressed.state_dict(keep_vars=True)
+    edit_model(compressed, plan, groups)
+    return compressed
+
+
+def edit_model(model: nn.Module, plan: CompressionPlan, groups: Sequence[ChannelGroup]) -> None:
+    """Does in place what ``build_compressed`` does to a copy; tensors that change are new objects.
+
+    Whether the model is in training mode stays as it was.
+    """
+    by_name = {g.name: g for g in groups}
+    dense = model.state_dict(keep_vars=True)
     state = {name: t.detach() for name, t in dense.items()}
     _check_plan(plan, by_name, state)
     edits = parts_by_axis(plan, by_name)
@@ -53,18 +62,17 @@ def build_compressed(model: nn.Module, plan: CompressionPlan, groups: Sequence[C
             raise InputError(f"the plan's tensor {name!r} does not fit the model")
         state[name] = value.to(state[name])
     edited = {*plan.masks, *plan.tensors, *(tensor for tensor, _ in edits)}
-    open_attention(compressed, {tensor for tensor, _ in edits})
+    open_attention(model, {tensor for tensor, _ in edits})
     # A tensor that has two names keeps both, so that what was shared stays shared.
     new = {id(dense[name]): _like(dense[name], state[name]) for name in edited}
     for name, old in dense.items():
         if id(old) in new:
-            _replace_tensor(compressed, name, new[id(old)])
+            _replace_tensor(model, name, new[id(old)])
     for name, clusters in plan.clusters.items():
         for padding in by_name[name].paddings if changes(clusters) else ():
             path, _, leaf = padding.module.rpartition(".")
-            select = SelectChannels(compressed.get_submodule(padding.module), padding, clusters)
-            setattr(compressed.get_submodule(path), leaf, select)
-    return compressed
+            select = SelectChannels(model.get_submodule(padding.module), padding, clusters)
+            setattr(model.get_submodule(path), leaf, select.train(model.training))
 
 
 class SelectChannels(nn.Module):

@@ -1,5 +1,6 @@
 """Unstructured magnitude pruning: the smallest weights become zero."""
 
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -27,14 +28,14 @@ def prune_weights(
     amount: float,
     seed: int,
     scope: Literal["global", "layer"] = "global",
+    classifier: bool = False,
     repair: str = "none",
     calibration: Calibration | None = None,
 ) -> CompressionResult:
     """Sets the weights of smallest magnitude to zero.
 
-    All weights of convolutions and linear layers take part but those of the classifier, which is
-    taken to be the last such layer in the order of definition; biases and norms stay. Shapes do not
-    change, so neither dense kernels nor plain files gain.
+    All weights of convolutions and linear layers take part, those of the classifier if asked; biases and
+    norms stay. Shapes do not change, so neither dense kernels nor plain files gain.
 
     Args:
         model: any module; it is not changed.
@@ -42,6 +43,7 @@ def prune_weights(
         amount: fraction of weights set to zero, in [0, 1); ``round(amount * n)`` of n weights.
         seed: not used, as nothing is drawn; equal magnitudes lose the earlier weight first.
         scope: ``global`` compares all layers' weights, ``layer`` prunes each layer by ``amount``.
+        classifier: whether the classifier takes part, see ``prunable_weights``.
         repair: ``none``, ``data-free`` (nothing to correct here) or ``bn``.
         calibration: batches of inputs for ``bn``.
 
@@ -51,18 +53,10 @@ def prune_weights(
     del seed
     check_amount(amount)
     check_finite(model)
-    if scope not in SCOPES:
-        raise unknown_name("scope", scope, SCOPES)
-    magnitudes = {n: model.get_parameter(n).detach().abs().flatten() for n in _prunable(model)}
-    layers = list(magnitudes)
-    if scope == "global":
-        sizes = [len(m) for m in magnitudes.values()]
-        flat = torch.split(_keep_largest(torch.cat(list(magnitudes.values())), amount), sizes)
-        masks = dict(zip(layers, flat, strict=True))
-    else:
-        masks = {name: _keep_largest(m, amount) for name, m in magnitudes.items()}
-    shaped = {name: mask.reshape(model.get_parameter(name).shape) for name, mask in masks.items()}
-    plan = CompressionPlan(f"prune-{scope}", model_digest(model), masks=shaped)
+    names = prunable_weights(model, classifier=classifier)
+    magnitudes = {name: model.get_parameter(name).detach().abs() for name in names}
+    masks = magnitude_masks(magnitudes, amount, scope=scope)
+    plan = CompressionPlan(f"prune-{scope}", model_digest(model), masks=masks)
     return finish(
         model,
         plan,
@@ -74,8 +68,42 @@ def prune_weights(
     )
 
 
-def _prunable(model: nn.Module) -> list[str]:
-    """Names of all weights of convolutions and linear layers but the classifier's, each tensor once."""
+def magnitude_masks(magnitudes: Mapping[str, Tensor], amount: float, *, scope: str) -> dict[str, Tensor]:
+    """Chooses the weights that stay.
+
+    Args:
+        magnitudes: of the weights, by name, of any shape.
+        amount: fraction that goes, in [0, 1]; ``round(amount * n)`` of n weights.
+        scope: ``global`` compares all of them, ``layer`` those of one name with each other.
+
+    Returns:
+        Per name a mask of the same shape, False where the weight goes; of equal magnitudes the earlier one.
+
+    Raises:
+        InputError: if the scope is unknown.
+    """
+    if scope not in SCOPES:
+        raise unknown_name("scope", scope, SCOPES)
+    flat = {name: values.flatten() for name, values in magnitudes.items()}
+    if scope == "global":
+        kept = _keep_largest(torch.cat(list(flat.values())), amount)
+        parts = dict(zip(flat, torch.split(kept, [len(m) for m in flat.values()]), strict=True))
+    else:
+        parts = {name: _keep_largest(m, amount) for name, m in flat.items()}
+    return {name: mask.reshape(magnitudes[name].shape) for name, mask in parts.items()}
+
+
+def prunable_weights(model: nn.Module, *, classifier: bool = False) -> list[str]:
+    """Names of all weights of convolutions and linear layers, each tensor once.
+
+    Args:
+        model: any module.
+        classifier: whether the classifier's are among them; it is taken to be the last such layer in the
+            order of definition.
+
+    Raises:
+        InputError: if there are none, or one is no plain parameter.
+    """
     parameters = dict(model.named_parameters(remove_duplicate=False))
     names = [
         f"{n}.weight" if n else "weight"
@@ -88,7 +116,8 @@ def _prunable(model: nn.Module) -> list[str]:
     first: dict[int, str] = {}
     for name in names:
         first.setdefault(id(parameters[name]), name)
-    prunable = [name for key, name in first.items() if key != id(parameters[names[-1]])]
+    last = id(parameters[names[-1]]) if names else None
+    prunable = [name for key, name in first.items() if classifier or key != last]
     if not prunable:
         raise InputError("the model has no convolution or linear layer before its classifier")
     return prunable

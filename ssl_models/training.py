@@ -4,6 +4,7 @@ import contextlib
 import math
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from ssl_models.backbones import Classifier
 from ssl_models.checkpoint import Checkpoints, Resumable, TrainingState
 from ssl_models.hooks import TrainingHook
 from ssl_models.objectives import OBJECTIVES, Objective
+from ssl_models.surgery import Surgery
 
 _WARMUP = 0.1
 
@@ -32,6 +34,7 @@ def train(
     spec: TrainingSpec,
     seed: int,
     hooks: Sequence[TrainingHook] = (),
+    surgery: Surgery | None = None,
     checkpoints: Checkpoints | None = None,
 ) -> list[float]:
     """Trains a model in place.
@@ -50,6 +53,8 @@ def train(
         seed: of the initial heads, the order of images, and the views; the global random state is left
             as it was.
         hooks: are told of the end of each step and epoch, in this order.
+        surgery: makes the model smaller on the way. What it changes gets moments of zero; the learning rate
+            goes on as it would have.
         checkpoints: where training that was stopped goes on from; the result has the same bits.
 
     Returns:
@@ -65,18 +70,17 @@ def train(
     learner.train()
     # Views come in this format; weights in another one cost a wide network most of its speed.
     model.to(memory_format=torch.channels_last)
-    parameters = [p for p in learner.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(
-        parameters, lr=spec.learning_rate, weight_decay=spec.weight_decay, fused=True
-    )
+    resumed = None if checkpoints is None else checkpoints.load()
+    if resumed is not None and surgery is not None:
+        surgery.restore(learner, resumed.tensors)
+    optimizer = _optimizer(learner, spec)
     batch = min(spec.batch_size, len(images))
     steps = len(images) // batch
-    total = steps * spec.epochs
+    total = total_steps(spec, len(images))
     step, losses = 0, list[float]()
     epoch_losses = torch.zeros(steps, device=images.device)
     order = torch.zeros(len(images), dtype=torch.int64, device=images.device)
     everything = Resumable(learner, optimizer, generator, hooks, {"losses": epoch_losses, "order": order})
-    resumed = None if checkpoints is None else checkpoints.load()
     if resumed is not None:
         step, losses = resumed.step, list(resumed.losses)
         everything.restore(resumed.tensors)
@@ -95,6 +99,10 @@ def train(
             step += 1
             epoch_losses[position] = loss.detach()
             learner.after_step(step / total)
+            if surgery is not None and step == surgery.step:
+                surgery.operate(learner)
+                optimizer = _optimizer(learner, spec, before=optimizer)
+                everything = replace(everything, optimizer=optimizer)
             for hook in hooks:
                 hook.after_step(step, total)
             if position == steps - 1:
@@ -106,10 +114,29 @@ def train(
                     hook.after_epoch(epoch)
                 learner.train()
             if checkpoints is not None and checkpoints.due and step < total:
-                checkpoints.save(TrainingState(step, everything.tensors(), tuple(losses)))
+                tensors = everything.tensors() | ({} if surgery is None else surgery.state())
+                checkpoints.save(TrainingState(step, tensors, tuple(losses)))
     model.eval()
     _check_finite(model, images[:batch])
     return losses
+
+
+def total_steps(spec: TrainingSpec, images: int) -> int:
+    """Optimizer steps of a whole training on a number of images."""
+    return images // min(spec.batch_size, images) * spec.epochs
+
+
+def _optimizer(
+    learner: Objective, spec: TrainingSpec, before: torch.optim.Optimizer | None = None
+) -> torch.optim.Optimizer:
+    """AdamW; parameters that an earlier one had keep their moments."""
+    parameters = [p for p in learner.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(
+        parameters, lr=spec.learning_rate, weight_decay=spec.weight_decay, fused=True
+    )
+    if before is not None:
+        optimizer.state.update({p: before.state[p] for p in parameters if p in before.state})
+    return optimizer
 
 
 def _check_finite(model: Classifier, images: Tensor) -> None:

@@ -14,7 +14,8 @@ from ssl_models.objectives.supervised import Supervised
 Objective = Supervised | SimCLR | BYOL | SupCon | BarlowTwins
 
 #: Objectives by name. Each is built from (model, TrainingSpec), maps (views, labels) to a loss, says
-#: how many views it wants, whether it trains the classifier and looks at labels, and is told of each step.
+#: how many views it wants, whether it trains the classifier and looks at labels, names the projection that
+#: reads the embedding, if any, and is told of each step, and when the model was made smaller in place.
 OBJECTIVES: dict[str, type[Objective]] = {
     "supervised": Supervised,
     "simclr": SimCLR,

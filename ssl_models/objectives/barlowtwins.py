@@ -41,3 +41,6 @@ class BarlowTwins(nn.Module):
 
     def after_step(self, progress: float) -> None:
         """Nothing to do."""
+
+    def after_surgery(self) -> None:
+        """Nothing to do."""

@@ -31,10 +31,7 @@ class BYOL(nn.Module):
         width = model.encoder.embedding
         self.projection = BYOLProjectionHead(width, 4 * width, 128)
         self.prediction = BYOLPredictionHead(128, 4 * width, 128)
-        self.target_encoder = copy.deepcopy(model.encoder)
-        self.target_projection = copy.deepcopy(self.projection)
-        deactivate_requires_grad(self.target_encoder)
-        deactivate_requires_grad(self.target_projection)
+        self.after_surgery()
         self.criterion = NegativeCosineSimilarity()
         self.base_momentum = spec.momentum
 
@@ -47,6 +44,13 @@ class BYOL(nn.Module):
             target = self.target_projection(self.target_encoder(self.model.normalize(both))).float().chunk(2)
         loss: Tensor = (self.criterion(online[0], target[1]) + self.criterion(online[1], target[0])) / 2
         return loss
+
+    def after_surgery(self) -> None:
+        """Makes the target network a copy of the online one: a smaller one, where that was made smaller."""
+        self.target_encoder = copy.deepcopy(self.model.encoder)
+        self.target_projection = copy.deepcopy(self.projection)
+        deactivate_requires_grad(self.target_encoder)
+        deactivate_requires_grad(self.target_projection)
 
     def after_step(self, progress: float) -> None:
         """Moves the target network; its momentum rises to 1 along a cosine (section 3.2).

@@ -37,3 +37,6 @@ class SimCLR(nn.Module):
 
     def after_step(self, progress: float) -> None:
         """Nothing to do."""
+
+    def after_surgery(self) -> None:
+        """Nothing to do."""

@@ -37,6 +37,9 @@ class SupCon(nn.Module):
     def after_step(self, progress: float) -> None:
         """Nothing to do."""
 
+    def after_surgery(self) -> None:
+        """Nothing to do."""
+
 
 def supcon_loss(projected: Tensor, labels: Tensor, *, temperature: float) -> Tensor:
     """Supervised contrastive loss, L_out (the paper's eq. 2), as a mean over anchors.

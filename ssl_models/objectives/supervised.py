@@ -15,6 +15,7 @@ class Supervised(nn.Module):
     views = 1
     trains_head = True
     looks_at_labels = True
+    projection = None
 
     def __init__(self, model: Classifier, spec: TrainingSpec) -> None:
         super().__init__()
@@ -26,4 +27,7 @@ class Supervised(nn.Module):
         return F.cross_entropy(self.model(views[0]).float(), labels)
 
     def after_step(self, progress: float) -> None:
+        """Nothing to do."""
+
+    def after_surgery(self) -> None:
         """Nothing to do."""
