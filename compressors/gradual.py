@@ -57,13 +57,13 @@ def window_of(begin: float, end: float, every: int | None, *, total: int) -> Win
     first, last = (round(total * edge) if edge <= 1 else int(edge) for edge in (begin, end))
     if not first < last <= total:
         raise InputError(
-            f"the window {begin:g} {end:g} is steps {first} to {last} of a training of {total} steps; it"
+            f"--prune-window {begin:g} {end:g} is steps {first} to {last} of a training of {total} steps; it"
             " has to end after it begins, and within the training"
         )
     step = every or max(1, (last - first) // CHANGES)
     if step > last - first:
         raise InputError(
-            f"changes {step} steps apart: the window {begin:g} {end:g} has {last - first} steps, so that"
-            " nothing would be pruned"
+            f"--prune-every {step}: the window {begin:g} {end:g} has {last - first} steps, so that nothing"
+            " would be pruned"
         )
     return Window(first, step, (last - first) // step)

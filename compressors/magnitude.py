@@ -17,8 +17,7 @@ from compressors.contract import (
 from compressors.finish import finish
 from compressors.groups import GroupSearch
 from population.errors import InputError, unknown_name
-
-SCOPES = ("global", "layer")
+from population.schedule import SCOPES
 
 
 def prune_weights(

@@ -254,6 +254,29 @@ def plot_across(table: pd.DataFrame, ax: Axes) -> Axes:
     return ax
 
 
+def plot_sparsity(table: pd.DataFrame, ax: Axes) -> Axes:
+    """Draws how many weights were zero while networks trained, one line of steps per condition.
+
+    Args:
+        table: columns condition, share (of the training, a fraction) and sparsity (a fraction), by share.
+        ax: where to draw.
+
+    Returns:
+        The axes.
+    """
+    colours = looks(table["condition"])
+    for condition, rows in table.groupby("condition", sort=False):
+        look = colours[str(condition)]
+        ax.step(rows["share"], rows["sparsity"], where="post", color=look.colour, label=plain(str(condition)))
+    ax.set_xlim(0, 1)
+    ax.set_ylim(-0.02, 1.02)
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
+    ax.set_xlabel("training done")
+    ax.set_ylabel("weights that are zero")
+    return ax
+
+
 def plot_cka(table: pd.DataFrame, ax: Axes) -> Axes:
     """Draws the similarity to the dense network, layer by layer, one line per condition.
 

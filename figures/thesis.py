@@ -164,6 +164,7 @@ _GROUP_CHANGE = ("change", "change_low", "change_high", "p_max_t", "p_images_max
 _GROUP_PIES = ("n", "pies", "share", "share_low", "share_high", "p_max_t")
 _CKA = ("value", "reference")
 _CKA_MAP = ("layer_dense", "layer_compressed", "value")
+_SPARSITY = ("share", "sparsity")
 _PIXEL = ("sample_id", "row", "column")
 
 
@@ -342,6 +343,13 @@ FIGURES: Mapping[str, ThesisFigure] = MappingProxyType(
                 ("accuracy", "accuracy", "accuracy"),
             )
         },
+        "sparsity": ThesisFigure(
+            plots.plot_sparsity,
+            "sparsity",
+            ("condition", *_SPARSITY),
+            lambda table: _numbers(table, _SPARSITY)[["condition", *_SPARSITY]],
+            lambda _: 2.6,
+        ),
         "overlap": ThesisFigure(plot_upset, "intersections", ("count",), _overlap, lambda _: 3.4),
         "across": ThesisFigure(
             plots.plot_across,

@@ -60,6 +60,8 @@ class ConditionResult:
         method: how it was compressed.
         amount: fraction removed.
         repair: what was done after it.
+        pruning: which weights are compared, and whether the classifier is pruned; None for other methods.
+        schedule: when it was compressed, in steps; None: once, after training.
         k: number of models.
         calibration_images: training images that the repair looked at.
         cost: as in report.json.
@@ -68,13 +70,17 @@ class ConditionResult:
         classes: None without labels.
         statistics: of the votes.
         predictions: what the networks say.
-        explanation: layers and attribution maps before and after; None without the networks.
+        explanation: layers and attribution maps before and after; None without the networks, and where
+            they were not made from the dense ones.
+        sparsity: columns step, sparsity and share (of the training); None where no weights went on the way.
     """
 
     condition: str
     method: str | None
     amount: float | None
     repair: str | None
+    pruning: Mapping[str, str | bool] | None
+    schedule: Mapping[str, Any] | None
     k: int
     calibration_images: int | None
     cost: Mapping[str, float] | None
@@ -84,6 +90,7 @@ class ConditionResult:
     statistics: Statistics
     predictions: Predictions
     explanation: "Explanation | None"
+    sparsity: pd.DataFrame | None
 
 
 def build_report(
@@ -154,6 +161,7 @@ def _fair(dense: DenseResult, conditions: Sequence[ConditionResult], *, seed: in
         Compressed(c.method, c.amount, c.repair, c.cost["params_kept"], c.cost["macs_kept"], c.predictions)
         for c in conditions
         if c.pies.design == "paired"
+        and c.schedule is None  # what trained on is on no curve of amounts
         and c.method is not None
         and c.amount is not None
         and c.repair is not None
@@ -187,6 +195,8 @@ def _condition_document(result: ConditionResult, *, seed: int) -> dict[str, Any]
         "method": result.method,
         "amount": result.amount,
         "repair": result.repair,
+        "pruning": None if result.pruning is None else dict(result.pruning),
+        "schedule": None if result.schedule is None else dict(result.schedule),
         "design": result.pies.design,
         "k": result.k,
         "calibration_images": result.calibration_images,
@@ -208,6 +218,9 @@ def _tables(dense: DenseResult, conditions: Sequence[ConditionResult]) -> dict[s
     if parts:
         tables["classes"] = _stack(parts)
     tables |= stacked_statistics({c.condition: c.statistics for c in conditions})
+    curves = {c.condition: c.sparsity for c in conditions if c.sparsity is not None}
+    if curves:
+        tables["sparsity"] = _stack(curves)
     explained = {
         c.condition: explanation_tables(c.explanation) for c in conditions if c.explanation is not None
     }

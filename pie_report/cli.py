@@ -10,7 +10,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -19,6 +19,7 @@ import tyro
 
 from pie_report.execution import Execution
 from population.errors import InputError, unknown_name
+from population.schedule import ScheduleSpec
 from population.spec import METHOD_NAMES, PopulationSpec, ReportSpec, key, weights_key
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from pie.side_data import SideData
+    from pie_report.published import Published
     from population.store import Store
 
 _T = TypeVar("_T")
@@ -86,6 +88,8 @@ class Report:
     Attributes:
         spec: what to report.
         places: where things are.
+        preset: published settings to begin from, which further options change: hooker2019, corti2022,
+            wang2025, each also with -small, for two cores. With --help, their source and what differs here.
         out: folder of the report (default: runs/MODEL-DATA-KEY).
         force: replace a report of another spec in --out.
         side_labels: CSV or npz of what else is known of the compared images, by sample_id: numbers are
@@ -96,6 +100,7 @@ class Report:
 
     spec: ReportSpec
     places: Places = Places()
+    preset: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
     side_labels: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     execution: Execution = field(default_factory=Execution)
     out: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
@@ -544,16 +549,22 @@ def _parse(flags_type: type[_T], name: str, arguments: list[str]) -> _T:
     """Parses with tyro; its boxed messages become one line."""
     _check_amounts(arguments)
     summary = (flags_type.__doc__ or "").splitlines()[0]
+    preset = _preset(arguments) if flags_type is Report else None
+    begin: dict[str, Any] = {} if preset is None else {"default": Report(preset.spec)}
+    if preset is not None:
+        summary = "\n\n".join([summary, preset.source, "Different here: " + "; ".join(preset.deviations)])
     captured = io.StringIO()
     try:
         with contextlib.redirect_stderr(captured):
-            return tyro.cli(
+            flags: _T = tyro.cli(
                 flags_type,
                 args=arguments,
                 prog=f"pie {name}",
                 description=f"{summary}\n\nexample: {_EXAMPLES[name]}",
                 config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),
+                **begin,
             )
+            return flags
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
@@ -563,13 +574,23 @@ def _parse(flags_type: type[_T], name: str, arguments: list[str]) -> _T:
         raise reason or InputError(_first_paragraph(captured.getvalue())) from None
 
 
+def _preset(arguments: Sequence[str]) -> "Published | None":
+    """The preset that a command names; the parser needs it before it reads the other options."""
+    for place, argument in enumerate(arguments):
+        name, equals, value = argument.partition("=")
+        if name == "--preset" and (equals or place + 1 < len(arguments)):
+            from pie_report.published import published
+
+            return published(value if equals else arguments[place + 1])
+    return None
+
+
 def _check_amounts(arguments: list[str]) -> None:
     """Refuses what a list would swallow in silence: an empty one, or one given twice."""
     wanted = dict.fromkeys(METHOD_NAMES, "amount in [0, 1)")
-    wanted |= {"checkpoints": "file or pattern", "mean": "number", "std": "number"} | {
-        n: n for n in ("repair", "probe")
-    }
-    wanted |= {"group-columns": "column", "label-bins": "number"}
+    wanted |= {"checkpoints": "file or pattern", "mean": "number", "std": "number"}
+    wanted |= {"repair": "repair", "probe": "probe", "group-columns": "column", "label-bins": "number"}
+    wanted |= {"schedule": "name", "finetune-epochs": "number of epochs", "prune-window": "begin and end"}
     for flag, what in ((f"--{name}", what) for name, what in wanted.items()):
         places = [i for i, a in enumerate(arguments) if a.split("=")[0] == flag]
         if len(places) > 1:
@@ -610,9 +631,10 @@ def _command_line(spec: ReportSpec) -> str:
         parts += [f"--{name}", *(f"{a:g}" for a in amounts)] if amounts else []
     parts += [] if own.checkpoints else ["--members", str(named.members)]
     parts += ["--probe", *spec.probe, "--repair", *spec.repair]
-    for name in ("width", "stem", "epochs", "evaluation"):
+    parts += _schedule_parts(spec.timing)
+    for name in ("width", "stem", "epochs", "batch_size", "evaluation"):
         value = getattr(named, name)
-        parts += [] if value is None else [f"--{name}", str(value)]
+        parts += [] if value is None else [f"--{name.replace('_', '-')}", str(value)]
     parts += [] if named.label_fraction is None else ["--label-fraction", f"{named.label_fraction:g}"]
     parts += ["--exclude-diverged"] if named.exclude_diverged else []
     parts += ["--judged", named.judged] if named.judged != "test" else []
@@ -623,6 +645,19 @@ def _command_line(spec: ReportSpec) -> str:
         parts += ["--groups", "FILE", "--label-column", shlex.quote(given.label_column)]
         parts += ["--label-bins", *(f"{b:g}" for b in given.label_bins)] if given.label_bins else []
     return " ".join([*parts, "--seed", str(named.seed)])
+
+
+def _schedule_parts(timing: ScheduleSpec) -> list[str]:
+    """What of a command says when networks are made smaller; nothing where it is after training."""
+    parts: list[str] = []
+    for option in fields(timing):
+        value = getattr(timing, option.name)
+        if value == option.default:
+            continue
+        words = value if isinstance(value, tuple) else () if value is True else (value,)
+        parts.append(f"--{option.name.replace('_', '-')}")
+        parts += [f"{word:g}" if isinstance(word, float) else str(word) for word in words]
+    return parts
 
 
 def _progress(messages: Messages) -> "Progress":

@@ -133,6 +133,8 @@ def compare(
         method=None,
         amount=None,
         repair=None,
+        pruning=None,
+        schedule=None,
         k=compressed.k,
         calibration_images=None,
         cost=None,
@@ -144,6 +146,7 @@ def compare(
         ),
         predictions=compressed,
         explanation=None,
+        sparsity=None,
     )
     return build_report(
         spec=sections["spec"],

@@ -19,6 +19,9 @@ from compressors.apply import apply_plan
 from compressors.contract import CompressionPlan
 from pie_report.knn_probe import NEIGHBOURS, TEMPERATURE, knn_answers
 from pie_report.methods import METHODS
+from pie_report.scheduled import ScheduledMembers, compressor_options, prune_head, train_on
+from pie_report.trained import TrainedMembers
+from population.errors import InputError
 from population.predictions import Predictions
 from population.spec import CompressionSpec, LoadedSpec, MemberSpec, key
 from population.store import Store
@@ -183,7 +186,9 @@ class Population:
         return Predictions.load(entry / "predictions.npz")
 
     def compressed(self, index: int, condition: CompressionSpec) -> Network:
-        """A member after compression, rebuilt from its stored plan; its probe is linear."""
+        """A member after compression: rebuilt from its plan, or as it was trained; its probe is linear."""
+        if condition.design == "independent":
+            return self.scheduled(condition).network(index)
         plan = CompressionPlan.load(self._compressed_entry(index, condition) / "plan.safetensors")
         return self._rebuild(self.dense(index), plan)
 
@@ -202,6 +207,8 @@ class Population:
         return key(self.spec(index), condition, CALIBRATION_IMAGES, *voting)
 
     def _compressed_entry(self, index: int, condition: CompressionSpec) -> Path:
+        if condition.design == "independent":
+            return self.scheduled(condition).entry(index)
         return self.store.once(
             "compressed",
             self._compressed_key(index, condition),
@@ -210,10 +217,22 @@ class Population:
             ),
         )
 
+    def scheduled(self, condition: CompressionSpec) -> ScheduledMembers:
+        """The networks of a condition of independent design; there are as many as members were asked for."""
+        return ScheduledMembers(self.trained.siblings(), condition)
+
+    @property
+    def trained(self) -> TrainedMembers:
+        """The source; for what only members that are trained here can have."""
+        return cast("TrainedMembers", self.source)
+
     def is_finished(self, index: int, conditions: Sequence[CompressionSpec]) -> bool:
         """Whether a member's predictions, dense and after each compression, are stored."""
         return self.store.has("predictions", key(self.spec(index))) and all(
-            self.store.has("compressed", self._compressed_key(index, c)) for c in conditions
+            self.scheduled(c).is_finished(index)
+            if c.design == "independent"
+            else self.store.has("compressed", self._compressed_key(index, c))
+            for c in conditions
         )
 
     def _compress(self, index: int, condition: CompressionSpec, folder: Path) -> None:
@@ -228,9 +247,13 @@ class Population:
             seed=seed,
             repair=condition.repair,
             calibration=[next(batches(chunk)) for chunk in chunks],
+            **compressor_options(condition),
         )
-        network = self._rebuild(dense, result.plan)
-        result.plan.save(folder / "plan.safetensors")
+        plan, network = result.plan, self._rebuild(dense, result.plan)
+        if condition.schedule is not None:
+            plan = self._trained_on(index, condition, plan)
+            network = self._rebuild(dense, plan)
+        plan.save(folder / "plan.safetensors")
         predict(network, self.test_images, self.data.test.samples).save(folder / "predictions.npz")
         change = {
             "requested": result.cost.requested,
@@ -252,12 +275,28 @@ class Population:
             found.predictions.save(folder / "predictions.npz")
             (folder / "votes.json").write_text(json.dumps({"without_features": found.without_features}))
             return
-        fit_probe(network, *self.labelled_images(index))
-        name = next(n for n, module in network.named_modules() if module is network.head)
-        head = {f"{name}.{n}": t.detach().clone() for n, t in network.head.named_parameters()}
-        replace(plan, tensors={**plan.tensors, **head}).save(folder / "plan.safetensors")
+        self._refitted(index, network, condition, plan).save(folder / "plan.safetensors")
         predict(network, self.test_images, self.data.test.samples).save(folder / "predictions.npz")
         shutil.copyfile(encoder / "cost.json", folder / "cost.json")
+
+    def _refitted(
+        self, index: int, network: Network, condition: CompressionSpec, plan: CompressionPlan
+    ) -> CompressionPlan:
+        """The plan of a network whose probe is fitted again, in place."""
+        fit_probe(network, *self.labelled_images(index))
+        name = next(n for n, module in network.named_modules() if module is network.head)
+        masks = prune_head(network.head, condition.amount, name) if condition.classifier else {}
+        head = {f"{name}.{n}": t.detach().clone() for n, t in network.head.named_parameters()}
+        return replace(plan, masks={**plan.masks, **masks}, tensors={**plan.tensors, **head})
+
+    def _trained_on(self, index: int, condition: CompressionSpec, plan: CompressionPlan) -> CompressionPlan:
+        """The plan with all weights of the network after further training, whose probe is fitted to it."""
+        network = cast("Classifier", self._rebuild(self.dense(index), plan))
+        unfinished = self.store.unfinished("compressed", self._compressed_key(index, condition))
+        train_on(self.trained, index, condition, network, plan.masks, unfinished)
+        if not self.trained.trains_head:
+            plan = self._refitted(index, network, condition, plan)
+        return replace(plan, tensors={n: t.detach().clone() for n, t in network.state_dict().items()})
 
     def without_features(self, condition: CompressionSpec) -> float | None:
         """Mean share of the test images whose features are all 0; None unless neighbours vote."""
@@ -276,12 +315,33 @@ class Population:
         return Predictions.stack([self.dense_predictions(i) for i in range(self.k)])
 
     def compressed_population(self, condition: CompressionSpec) -> Predictions:
-        """Predictions of all members after compression, in the order of the dense ones."""
-        return Predictions.stack([self.compressed_predictions(i, condition) for i in range(self.k)])
+        """Predictions of all members after compression, in the order of the dense ones.
+
+        Raises:
+            InputError: if they were trained on their own, and fewer than 2 of them did not diverge.
+        """
+        return Predictions.stack([self.compressed_predictions(i, condition) for i in self.ended(condition)])
+
+    def ended(self, condition: CompressionSpec) -> list[int]:
+        """Indices of a condition's networks: of those trained on their own, the ones that did not diverge.
+
+        Raises:
+            InputError: if these are fewer than 2.
+        """
+        if condition.design == "paired":
+            return list(range(self.k))
+        members = self.scheduled(condition)
+        indices = [i for i in range(members.source.k) if not members.diverged(i)]
+        if len(indices) < 2:
+            raise InputError(
+                f"{condition.title}: {members.source.k - len(indices)} of {members.source.k} networks"
+                " diverged; a population needs at least 2 others"
+            )
+        return indices
 
     def mean_costs(self, condition: CompressionSpec) -> dict[str, dict[str, float]]:
         """Mean over members of every number in ``costs``."""
-        costs = [self.costs(i, condition) for i in range(self.k)]
+        costs = [self.costs(i, condition) for i in self.ended(condition)]
         return {
             part: {name: float(np.mean([c[part][name] for c in costs])) for name in costs[0][part]}
             for part in costs[0]

@@ -1,7 +1,7 @@
 """The ordered stages from a spec to a Report."""
 
 import logging
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,7 +15,6 @@ from figures.gallery.exhibits import Exhibits
 from pie.identify import PieTable, find_pies
 from pie.side_data import SideData
 from pie_report.assemble import ConditionResult, DenseResult, build_report
-from pie_report.attribution_maps import MapComparison
 from pie_report.baselines import baseline_accuracies
 from pie_report.checkpoints import open_checkpoints
 from pie_report.explanations import explain
@@ -25,6 +24,7 @@ from pie_report.members import Population
 from pie_report.network_scores import compute_scores, has_scores, score_table
 from pie_report.probes import compare_probes, further_conditions
 from pie_report.report import Report
+from pie_report.scheduled import compressor_options, steps_of
 from pie_report.statistics import condition_statistics, with_side_labels
 from pie_report.trained import TrainedMembers
 from population.attributes import groups_of
@@ -111,6 +111,8 @@ def open_population(
     training = replace(chosen.training, train_share=float(spec.train_share), forgetting=spec.forgetting)
     if spec.epochs is not None:
         training = replace(training, epochs=spec.epochs)
+    if spec.batch_size is not None:
+        training = replace(training, batch_size=spec.batch_size)
     training, labels = use_labels(spec, training, chosen.finetuning, data.train.samples.label)
     model = model_spec(
         spec.model,
@@ -189,20 +191,36 @@ def finish_members(
 
 def _finish_member(shared: tuple[Population, tuple[CompressionSpec, ...], bool, bool], index: int) -> None:
     population, conditions, scores, exclude_diverged = shared
+    lost = False
     with population.fixed_threads():
         try:
             population.dense_predictions(index)
         except DivergedError as error:
-            if exclude_diverged:
-                return
-            raise InputError(
-                f"member {index} (seed {population.seeds[index]}) diverged: {error}; --exclude-diverged"
-                " leaves such members out"
-            ) from error
+            if not exclude_diverged:
+                raise InputError(_diverged(population, index, error)) from error
+            conditions = tuple(c for c in conditions if c.design == "independent")
+            lost = True
         for condition in conditions:
-            population.compressed_predictions(index, condition)
-        if scores:
+            try:
+                population.compressed_predictions(index, condition)
+            except DivergedError as error:
+                if not exclude_diverged:
+                    raise InputError(_diverged(population, index, error, condition)) from error
+                if condition.design == "paired":
+                    return
+        if scores and not lost:
             compute_scores(population, index)
+
+
+def _diverged(
+    population: Population, index: int, error: DivergedError, condition: CompressionSpec | None = None
+) -> str:
+    own = condition is not None and condition.design == "independent"
+    seed = population.trained.siblings().seeds[index] if own else population.seeds[index]
+    where = "" if condition is None else f" in {condition.title}"
+    return (
+        f"member {index} (seed {seed}) diverged{where}: {error}; --exclude-diverged leaves such members out"
+    )
 
 
 def _has_diverged(population: Population, index: int) -> bool:
@@ -241,13 +259,20 @@ def describe(
 ) -> dict[str, dict[str, Any]]:
     """Sections ``spec`` and ``data`` of report.json, known before any work is done.
 
+    Schedules are settled here too, so that one that does not fit the training is told before.
+
     Args:
         spec: what to report.
         population: from ``open_members``.
         command_line: the command that gives this report, without group columns and side data.
         side_labels: digest of the file of side data.
+
+    Raises:
+        InputError: if a window of gradual pruning does not lie in the training.
     """
     named, member, data = spec.population, population.member, population.data
+    for condition in spec.conditions:
+        _schedule_section(population, condition)
     from_file = named.attributes.groups is not None
     groups = describe_groups(groups_of(data.test.samples), from_file=from_file)
     return {
@@ -261,7 +286,7 @@ def describe(
             "seed": named.seed,
             "probe": list(spec.probe),
             "repair": list(spec.repair),
-            "design": "paired",
+            "design": spec.design,
             "side_labels": side_labels,
             "groups": groups,
             "device": member.device,
@@ -312,11 +337,10 @@ def run(
         dense = population.dense_population()
         scores = score_table(population, dense)
         task = progress.add_task("comparing", total=len(spec.conditions))
-        results, maps = [], {}
+        results = []
         for condition in spec.conditions:
             title = spec.title(condition)
-            result, maps[title] = _compare(population, title, condition, dense, scores, side)
-            results.append(result)
+            results.append(_compare(population, title, condition, dense, scores, side))
             progress.advance(task)
         return build_report(
             spec={**sections["spec"], **population.source.describe()},
@@ -326,7 +350,7 @@ def run(
             conditions=results,
             scores=scores,
             probes=compare_probes(population, spec, dense, results),
-            exhibits=_exhibits(population, results, maps),
+            exhibits=_exhibits(population, results),
             with_models=True,
             groups=groups_of(population.data.test.samples),
         )
@@ -359,6 +383,25 @@ def _identity(spec: ReportSpec) -> tuple[CompressionSpec, ...]:
     return (CompressionSpec("identity", 0.0, "bn", "frozen"),) if "bn" in spec.repair else ()
 
 
+def _schedule_section(population: Population, condition: CompressionSpec) -> dict[str, Any] | None:
+    """Section ``schedule`` of a condition; None where networks are compressed after training, and no more."""
+    if condition.schedule is None:
+        return None
+    steps = steps_of(condition.schedule, total=population.trained.steps)
+    when = {"when": condition.schedule.when, "finetune_epochs": condition.schedule.finetune_epochs}
+    return {**when, **asdict(steps)}
+
+
+def _sparsity_table(population: Population, condition: CompressionSpec) -> pd.DataFrame | None:
+    """How sparse the networks were when; the same for all of them, as it follows from the schedule."""
+    if condition.design == "paired" or condition.method != "prune":
+        return None
+    members = population.scheduled(condition)
+    rows = members.curve(population.ended(condition)[0])
+    table = pd.DataFrame(rows, columns=["step", "sparsity"])
+    return table.assign(share=table["step"] / members.steps.total)
+
+
 def _compare(
     population: Population,
     title: str,
@@ -366,18 +409,23 @@ def _compare(
     dense: Predictions,
     scores: pd.DataFrame,
     side: SideData | None,
-) -> tuple[ConditionResult, MapComparison]:
-    seed = population.member.seed
+) -> ConditionResult:
+    seed, design = population.member.seed, condition.design
     compressed = population.compressed_population(condition)
-    pies = find_pies(dense, compressed, design="paired", seed=seed)
-    explanation = explain(population, condition, pies.samples, dense.modal_label)
+    pies = find_pies(dense, compressed, design=design, seed=seed)
+    # Layers and maps are compared network by network, with the one that it was made from.
+    explanation = (
+        explain(population, condition, pies.samples, dense.modal_label) if design == "paired" else None
+    )
     costs = population.mean_costs(condition)
-    result = ConditionResult(
+    return ConditionResult(
         condition=title,
         method=condition.method,
         amount=condition.amount,
         repair=condition.repair,
-        k=population.k,
+        pruning=compressor_options(condition) or None,
+        schedule=_schedule_section(population, condition),
+        k=compressed.k,
         calibration_images=round(costs["change"]["calibration_images"]),
         cost={
             **{name: round(value) for name, value in costs["after"].items()},
@@ -387,12 +435,12 @@ def _compare(
         },
         accuracy=population_accuracy(compressed, seed=seed),
         pies=pies,
-        classes=class_deltas(dense, compressed, design="paired", seed=seed),
+        classes=class_deltas(dense, compressed, design=design, seed=seed),
         statistics=condition_statistics(
             dense,
             compressed,
             pies,
-            design="paired",
+            design=design,
             scores=scores,
             side=side,
             seed=seed,
@@ -400,23 +448,23 @@ def _compare(
         ),
         predictions=compressed,
         explanation=explanation,
+        sparsity=_sparsity_table(population, condition),
     )
-    return result, explanation.maps
 
 
-def _exhibits(
-    population: Population, results: list[ConditionResult], maps: dict[str, MapComparison]
-) -> Exhibits:
+def _exhibits(population: Population, results: list[ConditionResult]) -> Exhibits:
     shown = np.logical_or.reduce([_is_pie(r.pies) for r in results])
     images = population.data.test.images[shown].transpose(0, 2, 3, 1)
+    maps = {r.condition: r.explanation.maps for r in results if r.explanation is not None}
     ids = {title: part.pie_ids() for title, part in maps.items()}
+    none = np.empty((0, *images.shape[1:3]), dtype=np.float32)
     return Exhibits(
         sample_id=population.data.test.samples.sample_id[shown],
         image=np.ascontiguousarray(np.broadcast_to(images, (*images.shape[:3], 3))),
         map_condition=np.repeat(list(ids), [len(i) for i in ids.values()]),
-        map_sample_id=np.concatenate(list(ids.values())),
-        map_dense=np.concatenate([part.map_dense for part in maps.values()]),
-        map_compressed=np.concatenate([part.map_compressed for part in maps.values()]),
+        map_sample_id=np.concatenate([np.empty(0, dtype=np.str_), *ids.values()]),
+        map_dense=np.concatenate([none, *(part.map_dense for part in maps.values())]),
+        map_compressed=np.concatenate([none, *(part.map_compressed for part in maps.values())]),
     )
 
 

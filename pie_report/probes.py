@@ -44,11 +44,15 @@ class ProbeComparison:
 
 
 def further_conditions(spec: ReportSpec) -> tuple[CompressionSpec, ...]:
-    """What every member is asked besides the report's conditions, for the table of probes."""
+    """What every member is asked besides the report's conditions, for the table of probes.
+
+    Networks that were trained on their own have the probe that they ended with, and no other.
+    """
+    paired = [condition for condition in spec.conditions if condition.design == "paired"]
     return tuple(
         replace(condition, probe=probe)
         for probe in spec.probe[1:]
-        for condition in (*_dense_condition(probe), *spec.conditions)
+        for condition in (*_dense_condition(probe), *paired)
     )
 
 
@@ -71,9 +75,9 @@ def compare_probes(
         results: of the conditions, in the order of the spec.
 
     Returns:
-        None if there is one probe only.
+        None if there is one probe only, or no condition has several.
     """
-    if len(spec.probe) < 2:
+    if len(spec.probe) < 2 or all(condition.design == "independent" for condition in spec.conditions):
         return None
     seed = population.member.seed
     before = {spec.probe[0]: dense}
@@ -82,6 +86,8 @@ def compare_probes(
         before[probe] = population.compressed_population(own[0]) if own else dense
     rows = []
     for condition, result in zip(spec.conditions, results, strict=True):
+        if condition.design == "independent":
+            continue
         first = _row(result.condition, spec.probe[0], dense, result.predictions, result.pies, seed)
         rows.append({**first, **dict.fromkeys((*_OVERLAP, "without_features"))})
         for probe in spec.probe[1:]:

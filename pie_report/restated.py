@@ -95,7 +95,8 @@ def restated(
 
 
 def _fair(report: Report) -> FairComparison | None:
-    conditions = [c for c in report.document["compressed"] if c["design"] == "paired"]
+    every = report.document["compressed"]
+    conditions = [c for c in every if c["design"] == "paired" and c["schedule"] is None]
     points = [
         Compressed(
             c["method"],

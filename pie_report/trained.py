@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
@@ -25,13 +25,40 @@ from ssl_models.objectives import OBJECTIVES
 from ssl_models.probe import fit_probe
 from ssl_models.recorder import CorrectnessRecorder
 from ssl_models.shares import drawn_share
-from ssl_models.training import DivergedError, train
+from ssl_models.surgery import Surgery
+from ssl_models.training import DivergedError, total_steps, train
 from ssl_models.zoo import build_model
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 #: What a member whose training diverged has in the store, in place of weights.
 _DIVERGED = "diverged.json"
 #: Beside the weights of a member whose training was recorded.
 _RECORD = "record.npz"
+
+
+def note_divergence(folder: Path, error: DivergedError, *specs: "DataclassInstance") -> None:
+    """Writes what a member whose training diverged has in place of weights."""
+    outcome = {"spec": _plain(specs), "reason": str(error)}
+    (folder / _DIVERGED).write_text(json.dumps(outcome, indent=1))
+
+
+def raise_divergence(entry: Path) -> None:
+    """Raises DivergedError if the training of a stored member diverged."""
+    if (entry / _DIVERGED).exists():
+        raise DivergedError(json.loads((entry / _DIVERGED).read_text())["reason"])
+
+
+def save_trained(folder: Path, network: Classifier, losses: list[float], *specs: "DataclassInstance") -> None:
+    """Writes ``model.safetensors``, and in ``training.json`` the losses of the epochs."""
+    state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    save_file(state, folder / "model.safetensors")
+    (folder / "training.json").write_text(json.dumps({"spec": _plain(specs), "loss": losses}, indent=1))
+
+
+def _plain(specs: "tuple[DataclassInstance, ...]") -> dict[str, Any]:
+    return {name: value for spec in specs for name, value in asdict(spec).items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,8 +173,7 @@ class TrainedMembers:
         entry = self.store.once(
             "members", weights_key(self.spec(index)), lambda folder: self._make(index, folder)
         )
-        if (entry / _DIVERGED).exists():
-            raise DivergedError(json.loads((entry / _DIVERGED).read_text())["reason"])
+        raise_divergence(entry)
         return entry
 
     def _make(self, index: int, folder: Path) -> None:
@@ -159,14 +185,66 @@ class TrainedMembers:
         try:
             network, losses = self._trained(network, index, recorders)
         except DivergedError as error:
-            outcome = {"spec": asdict(spec), "reason": str(error)}
-            (folder / _DIVERGED).write_text(json.dumps(outcome, indent=1))
+            note_divergence(folder, error, spec)
             return
         for recorder in recorders:
             np.savez(folder / _RECORD, correct=recorder.correct)
-        state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
-        save_file(state, folder / "model.safetensors")
-        (folder / "training.json").write_text(json.dumps({"spec": asdict(spec), "loss": losses}, indent=1))
+        save_trained(folder, network, losses, spec)
+
+    def fit(
+        self,
+        network: Classifier,
+        index: int,
+        unfinished: Path,
+        *,
+        epochs: int | None = None,
+        hooks: Sequence[TrainingHook] = (),
+        surgery: Surgery | None = None,
+    ) -> list[float]:
+        """Trains a network as member ``index`` is trained, in place; then the probe, if it has one.
+
+        Args:
+            network: with the weights to begin from.
+            index: says the seed.
+            unfinished: folder of what a training that was stopped goes on from.
+            epochs: other than the members'.
+            hooks: of the training.
+            surgery: on the way.
+
+        Returns:
+            Mean loss of each epoch.
+
+        Raises:
+            DivergedError: if the training diverges.
+        """
+        spec = self.spec(index)
+        losses = self._train(
+            network,
+            index,
+            spec.model.objective,
+            replace(spec.training, epochs=epochs or spec.training.epochs),
+            unfinished=unfinished,
+            hooks=hooks,
+            surgery=surgery,
+        )
+        if not self.trains_head:
+            images, labels = self._seen(index)
+            fit_probe(network, torch.from_numpy(images).to(spec.device), labels)
+        return losses
+
+    @property
+    def trains_head(self) -> bool:
+        """Whether the objective trains the classifier, so that no probe is fitted."""
+        return OBJECTIVES[self.first.model.objective].trains_head
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of a member's training."""
+        return total_steps(self.first.training, len(self._seen(0)[1]))
+
+    def siblings(self) -> Self:
+        """As many members with the seeds that follow, however many are left out here."""
+        return replace(self, first=replace(self.first, seed=self.first.seed + self.k), excluded=())
 
     def _trained(
         self, untrained: Classifier, index: int, hooks: Sequence[TrainingHook]
@@ -200,6 +278,9 @@ class TrainedMembers:
         objective: str,
         training: TrainingSpec,
         hooks: Sequence[TrainingHook] = (),
+        *,
+        unfinished: Path | None = None,
+        surgery: Surgery | None = None,
     ) -> list[float]:
         spec = self.spec(index)
         images, labels = self._seen(index)
@@ -212,8 +293,9 @@ class TrainedMembers:
                 spec=training,
                 seed=spec.seed,
                 hooks=hooks,
+                surgery=surgery,
                 checkpoints=Checkpoints(
-                    self.store.unfinished("members", weights_key(self.spec(index))), notice=notice
+                    unfinished or self.store.unfinished("members", weights_key(spec)), notice=notice
                 ),
             )
 

@@ -5,9 +5,10 @@ import itertools
 import json
 import math
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from population.errors import InputError, unknown_name
+from population.schedule import SCOPES, Schedule, ScheduleSpec
 
 #: Seeds are below this: scikit-learn's k-means takes no larger ones.
 SEEDS = 2**32
@@ -133,6 +134,9 @@ class CompressionSpec:
         repair: one of ``REPAIRS``, applied after the weights are edited.
         probe: ``frozen`` keeps the classifier, ``refit`` fits it again on the compressed encoder, ``knn``
             lets the nearest training images vote in its place.
+        schedule: when networks are compressed, and what follows; None: after training, and nothing.
+        scope: of ``prune``: ``global`` compares the weights of all layers, ``layer`` those of each.
+        classifier: whether ``prune`` prunes the classifier as well.
 
     Raises:
         InputError: if the amount is not a number in [0, 1) or a choice is unknown.
@@ -142,6 +146,9 @@ class CompressionSpec:
     amount: float
     repair: str
     probe: str
+    schedule: Schedule | None = None
+    scope: str = "global"
+    classifier: bool = False
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.amount) and 0 <= self.amount < 1):
@@ -150,11 +157,19 @@ class CompressionSpec:
             raise unknown_name("repair", self.repair, REPAIRS)
         if self.probe not in PROBES:
             raise unknown_name("probe", self.probe, PROBES)
+        if self.scope not in SCOPES:
+            raise unknown_name("scope", self.scope, SCOPES)
 
     @property
     def title(self) -> str:
-        """Method and amount, for example ``merge 0.5``."""
-        return f"{self.method} {self.amount:g}"
+        """Name of the condition in tables, for example ``merge 0.5`` or ``prune 0.9 gradual``."""
+        name = f"{self.method} {self.amount:g}"
+        return name if self.schedule is None else f"{name} {self.schedule.title}"
+
+    @property
+    def design(self) -> Literal["paired", "independent"]:
+        """Whether networks are made from the dense ones, or trained on their own, compressed on the way."""
+        return "paired" if self.schedule is None or self.schedule.when == "end" else "independent"
 
 
 @dataclass(frozen=True)
@@ -277,6 +292,7 @@ class PopulationSpec:
             small for images of at most 64 pixels.
         epochs: passes over the training images (default: the data set's preset). A supervised network
             with --label-fraction takes as many steps on few images as it would on all.
+        batch_size: images a step, at least 2 (default: the data set's preset).
         seed: of the first member; member i has this seed + i. All must be in [0, 2^32).
         device: auto (a GPU where there is one), cpu or cuda.
         label_fraction: fraction of the labels that are looked at, in (0, 1]; drawn with --seed within every
@@ -304,6 +320,7 @@ class PopulationSpec:
     width: int | None = None
     stem: str | None = None
     epochs: int | None = None
+    batch_size: int | None = None
     seed: int = 0
     device: str = "auto"
     label_fraction: float | None = None
@@ -345,6 +362,8 @@ class PopulationSpec:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"--{name} must be at least 1, not {value}")
+        if self.batch_size is not None and self.batch_size < 2:
+            raise InputError(f"--batch-size must be at least 2, not {self.batch_size}")
 
 
 @dataclass(frozen=True)
@@ -400,6 +419,7 @@ class ReportSpec:
         repair: after compression: none, data-free (variance correction of merged channels), bn
             (BatchNorm statistics re-estimated on training images) or least-squares (every layer fitted
             again on training images). With several, every amount is a condition under each.
+        timing: when networks are made smaller.
 
     Raises:
         InputError: if a value is out of range or nothing is to be compressed.
@@ -413,8 +433,10 @@ class ReportSpec:
     random: tuple[float, ...] = ()
     probe: tuple[str, ...] = ("frozen",)
     repair: tuple[str, ...] = ("bn",)
+    timing: ScheduleSpec = field(default_factory=ScheduleSpec)
 
     def __post_init__(self) -> None:
+        self.timing.check_methods({method: getattr(self, method) for method in METHOD_NAMES})
         if not any(getattr(self, method) for method in METHOD_NAMES):
             raise InputError("nothing to compare: give at least one of --merge, --prune, --filters, --random")
         if "least-squares" in self.repair and self.prune:
@@ -436,11 +458,24 @@ class ReportSpec:
         if len(set(self.conditions)) < len(self.conditions):
             raise InputError("the same method and amount is given twice")
         self._check_own()
+        self._check_seeds()
 
     def _check_own(self) -> None:
         """Raises InputError if the members' network is named twice or not at all."""
         named, own = self.population, self.own
         built = ":" in named.model
+        if own.checkpoints and any(c.schedule for c in self.conditions):
+            raise InputError(
+                "--schedule and --finetune-epochs are for networks that are trained here; they do not go with"
+                " --checkpoints"
+            )
+        if any(c.schedule for c in self.conditions) and (
+            named.label_fraction or named.evaluation or named.train_share < 1 or named.judged != "test"
+        ):
+            raise InputError(
+                "--schedule and --finetune-epochs do not go with --label-fraction, --evaluation, --judged"
+                " train and --train-share: networks are compressed in one training, on all images"
+            )
         if not own.checkpoints:
             if built:
                 raise InputError(
@@ -450,7 +485,9 @@ class ReportSpec:
             return
         if built == (own.arch is not None):
             raise InputError("--checkpoints needs either --arch NAME or --model package.module:function")
-        for name in ("epochs", "label_fraction", "evaluation", "exclude_diverged", "forgetting"):
+        for name in (
+            "epochs", "batch_size", "label_fraction", "evaluation", "exclude_diverged", "forgetting",
+        ):  # fmt: skip
             if getattr(named, name) not in (None, False):
                 flag = f"--{name.replace('_', '-')}"
                 raise InputError(
@@ -461,25 +498,62 @@ class ReportSpec:
                 "--train-share is for networks that are trained here; it does not go with --checkpoints"
             )
 
+    def _check_seeds(self) -> None:
+        """Raises InputError if there are no seeds for networks that are trained beside the dense ones."""
+        named = self.population
+        highest = SEEDS - 2 * named.members
+        if named.seed > highest and any(c.design == "independent" for c in self.conditions):
+            raise InputError(
+                f"--seed must be in [0, {highest}] for twice {named.members} members, not {named.seed}"
+            )
+
     @property
     def network(self) -> str:
         """The members' network as the user named it."""
         return self.own.arch or self.population.model
 
     @property
+    def design(self) -> str:
+        """``paired`` or ``independent``; ``mixed`` where conditions are of both."""
+        designs = {condition.design for condition in self.conditions}
+        return designs.pop() if len(designs) == 1 else "mixed"
+
+    @property
     def conditions(self) -> tuple[CompressionSpec, ...]:
         """Every requested compression, in the order merge, prune, filters, random; under each repair."""
         return tuple(
-            # Adding 0 makes -0.0 the same amount, and the same condition, as 0.0.
-            CompressionSpec(method, float(amount) + 0.0, repair, self.probe[0])
+            condition
             for method in METHOD_NAMES
             for amount in getattr(self, method)
+            for schedule in self.timing.schedules(method)
+            for condition in self._conditions(method, float(amount), schedule)
+        )
+
+    def _conditions(
+        self, method: str, amount: float, schedule: Schedule | None
+    ) -> tuple[CompressionSpec, ...]:
+        pruned, timing = method == "prune", self.timing
+        first, *others = (
+            CompressionSpec(
+                method,
+                amount + 0.0,  # makes -0.0 the same amount, and the same condition, as 0.0
+                repair,
+                self.probe[0],
+                schedule,
+                scope=timing.prune_scope if pruned else "global",
+                classifier=timing.prune_classifier and pruned,
+            )
             for repair in self.repair
         )
+        if first.design == "independent":
+            # Training mends what compression breaks, and the probe belongs to the network as it ends.
+            return (replace(first, repair="none", probe="refit"),)
+        return (first, *others)
 
     def title(self, condition: CompressionSpec) -> str:
         """Name of a condition in tables: ``merge 0.5``, and of several repairs ``merge 0.5 bn``."""
-        return f"{condition.title} {condition.repair}" if len(self.repair) > 1 else condition.title
+        several = len(self.repair) > 1 and condition.design == "paired"
+        return f"{condition.title} {condition.repair}" if several else condition.title
 
 
 def canonical(*parts: Any) -> str:

@@ -115,8 +115,8 @@ def data_text(data_dir: Path | None) -> str:
             " here.",
             "celeba tells Blond_Hair, celeba:ATTRIBUTE another attribute. Images in folders are scaled"
             " to 64x64.",
-            "planted:0.15 shows 15% of the digits 0 to 4 in inverted contrast; unplanted:0.15 calls the same"
-            " ones inverted and shows none so.",
+            "planted:0.15 shows 15% of the digits 0 to 4 in inverted contrast; unplanted:0.15 calls the same",
+            "ones inverted and shows none so.",
         ]
     )
 

@@ -46,7 +46,7 @@ def test_a_window_is_divided_into_twenty() -> None:
         (0.5, 0.5, None, "steps 200 to 200 of a training of 400"),
         (0.9, 100, None, "steps 360 to 100"),
         (10, 401, None, "steps 10 to 401"),
-        (0.5, 0.6, 41, "changes 41 steps apart: the window 0.5 0.6 has 40 steps"),
+        (0.5, 0.6, 41, "--prune-every 41: the window 0.5 0.6 has 40 steps"),
     ],
 )
 def test_windows_that_prune_nothing_are_errors(

@@ -17,6 +17,7 @@ from figures.plots import (
     plot_class_change,
     plot_map_pictures,
     plot_pies,
+    plot_sparsity,
 )
 from figures.style import KIND_COLOURS, looks, plain
 
@@ -300,6 +301,21 @@ class TestMapPictures:
             self.pixels(image=[0] * 4, dense=[1] * 4, compressed=[1] * 4, other_seed=[np.nan] * 4), ax
         )
         assert len(ax.images) == 3
+
+
+def test_sparsity_is_constant_between_changes(ax: Axes) -> None:
+    table = pd.DataFrame(
+        {
+            "condition": ["prune 0.9 start"] * 2 + ["prune 0.9 gradual"] * 3,
+            "share": [0, 1, 0, 0.5, 1],
+            "sparsity": [0.9, 0.9, 0, 0.7, 0.9],
+        }
+    )
+    plot_sparsity(table, ax)
+    assert legend(ax) == ["prune 0.9 start", "prune 0.9 gradual"]
+    line = ax.lines[1]
+    assert line.get_drawstyle() == "steps-post"
+    np.testing.assert_allclose(line.get_xydata(), [[0, 0], [0.5, 0.7], [1, 0.9]])
 
 
 class TestStyle:

@@ -14,7 +14,7 @@ from figures.style import TEXT_WIDTH
 
 ALL = [
     "accuracy-cost", "class-change", "pies", "group-change", "group-pies", "fair-params", "fair-accuracy",
-    "overlap", "cka", "cka-map", "attribution-maps",
+    "sparsity", "overlap", "cka", "cka-map", "attribution-maps",
 ]  # fmt: skip
 
 
@@ -116,6 +116,13 @@ def run_tables(
                 for amount in (0.5, 0.0, 0.25)
             ]
         ),
+        "sparsity": pd.DataFrame(
+            [
+                {"condition": condition, "step": 10 * i, "share": 0.5 * i, "sparsity": 0.45 * i}
+                for condition in conditions
+                for i in range(3)
+            ]
+        ),
         "intersections": pd.DataFrame(
             [
                 {**{c: i == j for j, c in enumerate(conditions)}, "count": 9 - i}
@@ -183,7 +190,7 @@ def test_equal_tables_give_equal_bytes_in_this_and_any_other_process(
         "import sys, pandas; from pathlib import Path; from figures import draw_figures;"
         "p = Path(sys.argv[1]);"
         "names = ('summary', 'classes', 'intersections', 'cka', 'cka_map', 'map_pictures',"
-        " 'group_rates', 'group_pies', 'fair_curves');"
+        " 'group_rates', 'group_pies', 'fair_curves', 'sparsity');"
         "tables = {n: pandas.read_csv(p / f'{n}.csv', dtype={'sample_id': str}) for n in names};"
         "draw_figures(tables, p / 'c')"
     )
@@ -241,7 +248,8 @@ def test_classes_have_one_order_in_all_panels_by_mean_loss(tmp_path: Path) -> No
 
 def test_predictions_made_elsewhere_have_no_cost_and_perhaps_no_labels(tmp_path: Path) -> None:
     tables = run_tables(conditions=("compressed x",))
-    for name in ("cka", "cka_map", "map_pictures", "intersections", "fair_curves", *group_tables(())):
+    others = ("cka", "cka_map", "map_pictures", "intersections", "fair_curves", "sparsity")
+    for name in (*others, *group_tables(())):
         del tables[name]
     summary = tables["summary"].astype(object)
     summary["params_kept"] = None
@@ -260,7 +268,7 @@ def test_a_table_that_is_absent_or_lacks_a_column_draws_nothing(tmp_path: Path) 
     tables["intersections"] = tables["intersections"].head(0)  # no PIE anywhere
     tables["fair_curves"] = tables["fair_curves"].drop(columns="accuracy")
     tables["group_rates"] = tables["group_rates"].drop(columns="p_images_max_t")
-    del tables["classes"], tables["map_pictures"], tables["group_pies"]
+    del tables["classes"], tables["map_pictures"], tables["group_pies"], tables["sparsity"]
     assert draw_figures(tables, tmp_path) == ["accuracy-cost", "pies", "fair-params"]
     assert draw_figures({}, tmp_path / "none") == []
     assert not (tmp_path / "none").exists()

@@ -316,6 +316,8 @@ def _condition(condition, accuracy, found, class_rows, rng) -> dict[str, Any]:
         "method": method,
         "amount": float(amount),
         "repair": "bn",
+        "pruning": {"scope": "global", "classifier": False} if method == "prune" else None,
+        "schedule": None,
         "design": "paired",
         "k": K,
         "calibration_images": 1024,
