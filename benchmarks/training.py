@@ -5,12 +5,14 @@ pays for what torch does once.
 """
 
 import copy
+import multiprocessing
 import os
+import resource
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -77,6 +79,7 @@ def main() -> None:
         share = ours * training_flops(setting) / peak
         print(f"| {setting.title} | {rates} | {share:.0%} |", flush=True)
     members_per_hour(settings[0])
+    memory(settings)
     stacked(settings[0])
     predictions(Setting("digits", torch.from_numpy(digits.test.images), 16, 500), digits.test.samples)
 
@@ -201,6 +204,26 @@ def members_per_hour(setting: Setting) -> None:
     base = next(iter(rows.values()))
     for name, rate in rows.items():
         print(f"| {name} | {rate:.0f} | {rate / base:.1f} |", flush=True)
+
+
+def memory(settings: Sequence[Setting]) -> None:
+    """What a member takes while it trains, above a process that has loaded all and trains nothing."""
+    print("\n| one member in training | MiB |\n|---|---|")
+    for setting in settings:
+        # A process of its own: the peak of a process never falls.
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            print(f"| {setting.title} | {pool.apply(_peak, (setting,)):.0f} |", flush=True)
+
+
+def _peak(setting: Setting) -> float:
+    spec = replace(preset("digits", "simclr").training, batch_size=setting.batch, epochs=1)
+    labels = torch.zeros(len(setting.images), dtype=torch.int64)
+    torch.set_num_threads(1)
+    # Two images load all that torch loads when it is first used.
+    train(setting.network(), "simclr", setting.images[:2], labels[:2], spec=spec, seed=0)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    train(setting.network(), "simclr", setting.images, labels, spec=spec, seed=0)
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10
 
 
 def stacked(setting: Setting) -> None:

@@ -461,7 +461,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments without the program's name; by default those of the process.
 
     Returns:
-        0, 1 if something failed, 2 for bad input, 130 after Ctrl-C, 143 after SIGTERM.
+        0, 1 if something failed, 2 for bad input, 130 after Ctrl-C, 141 if nobody reads the output, 143 after
+        SIGTERM.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in {"-h", "--help"}:
@@ -491,6 +492,11 @@ def _run_command(name: str, arguments: list[str]) -> int:
     with _stops_caught() as caught:
         try:
             command(_parse(flags_type, name, arguments))
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # Whoever read the output has left, as head does. Python would complain once more at its end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 128 + signal.SIGPIPE
         except (KeyboardInterrupt, Exception) as error:
             if caught:  # whatever libraries made of the interruption on its way
                 _complain(f"{_STOPS[caught[0]]}; the same command goes on from here")

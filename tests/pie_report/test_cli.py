@@ -562,3 +562,14 @@ def test_a_store_has_three_places(elsewhere: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("XDG_CACHE_HOME", str(elsewhere / "cache"))
     if os.name == "posix" and sys.platform != "darwin":
         assert cli.Places().open_store().root == elsewhere / "cache" / "pie-toolkit"
+
+
+def test_a_reader_that_leaves_ends_the_command_in_silence() -> None:
+    command = [sys.executable, "-m", "pie_report.cli", "data"]
+    root = Path(cli.__file__).parents[1]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=root, text=True, **pipes) as process:  # type: ignore[call-overload]
+        process.stdout.close()
+        error = process.stderr.read()
+    assert error == ""
+    assert process.returncode == 128 + signal.SIGPIPE
