@@ -107,7 +107,9 @@ def work(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     return tmp_path
 
 
-def spec_of(*patterns: str, model: str = "own_nets:build", probe: str = "frozen", **own: Any) -> ReportSpec:
+def spec_of(
+    *patterns: str, model: str = "own_nets:build", probe: tuple[str, ...] = ("frozen",), **own: Any
+) -> ReportSpec:
     scale = {"mean": (MEAN,), "std": (STD,)} | own
     named = PopulationSpec(model="simclr_r18" if own.get("arch") else model)
     return ReportSpec(

@@ -14,7 +14,7 @@ from population import slurm
 from population.errors import InputError
 from population.job_arrays import Slurm
 from population.slurm import Failure, TasksFailedError
-from population.spec import PopulationSpec, key
+from population.spec import LoadedSpec, PopulationSpec, weights_key
 from ssl_models.training import DivergedError
 
 
@@ -61,8 +61,8 @@ class Members:
     def is_finished(self, index: int, conditions: object) -> bool:
         return index == 0
 
-    def spec(self, index: int) -> str:
-        return f"member {index}"
+    def spec(self, index: int) -> LoadedSpec:
+        return LoadedSpec("net", "code", (f"member {index}",), "data", 0, "cpu", 1)
 
 
 def finish(members: Any, jobs: Slurm, *, exclude_diverged: bool) -> Any:
@@ -121,7 +121,7 @@ def test_members_that_failed_are_named_with_their_logs(
 class Diverging(Members):
     """The second member has diverged, the third one is trained, the fourth is not."""
 
-    store = SimpleNamespace(jobs=Path("jobs"), has=lambda kind, name: name != key("member 3"))
+    store = SimpleNamespace(jobs=Path("jobs"), has=lambda kind, name: name != weights_key(Members().spec(3)))
     fixed_threads = contextlib.nullcontext
 
     def dense(self, index: int) -> None:
