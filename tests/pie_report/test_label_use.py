@@ -204,7 +204,7 @@ def test_other_labels_change_nothing(
     np.testing.assert_array_equal(before, after)
     assert baseline_accuracies(honest) == baseline_accuracies(misled)
     assert baseline_accuracies(honest)["train_images"] == len(seen)
-    for score in SCORES:
+    for score in (score for score in SCORES if score.applies(honest)):
         first, second = (score.of_member(p, 0) for p in (honest, misled))
         for name in score.columns:
             np.testing.assert_array_equal(first[name], second[name])
