@@ -11,15 +11,18 @@ from typing import Any, cast
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import NDArray
 
 from analysis.depth import label_depth, prediction_depth
+from analysis.q_score import q_score_corti, q_score_kalibhat, varying
 from pie.scores import forgetting_events, memorisation
 from pie_report.members import Population, layers_of
 from pie_report.trained import TrainedMembers
 from population.predictions import Predictions
 from population.spec import key
 from ssl_models.predict import batches
+from ssl_models.probe import extract_features
 
 Floats = NDArray[np.float64]
 
@@ -29,6 +32,8 @@ DEPTH_MEMBERS = 5
 DEPTH_IMAGES = 10_000
 #: Neighbours that vote; where there are fewer labelled images for each class, so many.
 DEPTH_NEIGHBOURS = 30
+#: Q-scores are the mean over so many members.
+Q_MEMBERS = 5
 _BATCH = 256
 
 
@@ -95,6 +100,19 @@ def _depths(population: Population, index: int) -> dict[str, Floats]:
     return {"prediction_depth": found.depth.astype(np.float64), "label_depth": by_label.astype(np.float64)}
 
 
+def _concentration(population: Population, index: int) -> dict[str, Floats]:
+    features = torch.from_numpy(extract_features(population.dense(index), population.test_images))
+    known, scores = varying(features), (q_score_corti, q_score_kalibhat)
+    found = np.full((len(scores), len(features)), np.nan)
+    if known.any():
+        found[:, known.numpy()] = [score(features[known]).numpy() for score in scores]
+    return {score.__name__: row for score, row in zip(scores, found, strict=True)}
+
+
+def _has_head(population: Population) -> bool:
+    return population.source.has_head
+
+
 def _forgotten(population: Population, index: int) -> dict[str, Floats]:
     source = cast("TrainedMembers", population.source)
     rows, events = source.learnt_from(index), np.full(len(population.data.train.samples), np.nan)
@@ -112,6 +130,13 @@ SCORES: tuple[NetworkScore, ...] = (
         members=DEPTH_MEMBERS,
         settings=(DEPTH_IMAGES, DEPTH_NEIGHBOURS, _BATCH),
         compute=_depths,
+    ),
+    NetworkScore(
+        columns=("q_score_corti", "q_score_kalibhat"),
+        members=Q_MEMBERS,
+        settings=(),
+        compute=_concentration,
+        applies=_has_head,
     ),
     NetworkScore(
         columns=("forgetting_events",),

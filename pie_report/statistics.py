@@ -29,7 +29,10 @@ KNOWN_SCORE = "mean_margin"
 #: All columns that ``dense_scores`` may have.
 PREDICTION_SCORES = (KNOWN_SCORE, "vote_agreement", "vote_entropy", "ensemble_entropy", "el2n")
 #: All columns that ``pie_report.network_scores`` may have.
-NETWORK_SCORES = ("prediction_depth", "label_depth", "forgetting_events", "memorisation")
+NETWORK_SCORES = (
+    "prediction_depth", "label_depth", "q_score_corti", "q_score_kalibhat", "forgetting_events",
+    "memorisation",
+)  # fmt: skip
 #: Side data have other ones.
 COMPUTED_SCORES = frozenset({*PREDICTION_SCORES, *NETWORK_SCORES})
 #: Share of the images that are exemplars by distance.

@@ -15,6 +15,7 @@ from PIL import Image
 from analysis.similarity.cka import KNOWN_PITFALL
 from figures.gallery import build_gallery, pie_entries
 from pie_report.html import render_page, words
+from pie_report.statistics import NETWORK_SCORES
 
 ROOT = Path(__file__).parents[2]
 FIGURES = [
@@ -398,14 +399,25 @@ def test_scores_of_the_networks_are_explained_where_there_are_any(report):
     for condition in report.document["compressed"]:
         for row, name in zip(
             condition["statistics"]["difficulty"]["scores"],
-            ("mean_margin", "prediction_depth", "label_depth", "forgetting_events", "memorisation"),
-            strict=False,
+            NETWORK_SCORES,
+            strict=True,
         ):
             row["score"] = name
     page = Page(full_page(report))
-    for said in ("Prediction depth counts", "label depth asks", "Forgetting events count", "Memorisation is"):
+    for said in (
+        "Prediction depth counts",
+        "label depth asks",
+        "The Q-scores ask",
+        "Forgetting events count",
+        "Memorisation is",
+    ):
         assert page.text.count(said) == 1
-    for cells in ("prediction depth layers", "label depth layers, label", "memorisation training, label"):
+    for cells in (
+        "prediction depth layers",
+        "label depth layers, label",
+        "q score corti features",
+        "memorisation training, label",
+    ):
         assert page.text.count(cells) == len(report.document["compressed"])
 
 

@@ -106,7 +106,10 @@ def test_memorisation_and_forgetting_are_counted_image_by_image(
                 events.append(falls if any(looks) else EPOCHS)
         forgotten.append(np.mean(events) if events else np.nan)
     table = score_table(people, dense)
-    assert list(table.columns) == ["prediction_depth", "label_depth", "forgetting_events", "memorisation"]
+    assert list(table.columns) == [
+        "prediction_depth", "label_depth", "q_score_corti", "q_score_kalibhat", "forgetting_events",
+        "memorisation",
+    ]  # fmt: skip
     np.testing.assert_allclose(table["memorisation"], memorised)
     np.testing.assert_allclose(table["forgetting_events"], forgotten)
     assert 0 < np.isnan(memorised).mean() < 0.6
@@ -181,4 +184,6 @@ def test_probes_of_contrastive_members_see_their_share_alone(people: Population)
     np.testing.assert_allclose(network.head.bias.detach().numpy(), bias, rtol=1e-3, atol=1e-4)
     table = score_table(contrastive, contrastive.dense_population())
     assert isinstance(table, pd.DataFrame)
-    assert list(table.columns) == ["prediction_depth", "label_depth", "memorisation"]
+    assert list(table.columns) == [
+        "prediction_depth", "label_depth", "q_score_corti", "q_score_kalibhat", "memorisation",
+    ]  # fmt: skip

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from sklearn.neighbors import KNeighborsClassifier
 
+from analysis.q_score import q_score_corti, q_score_kalibhat
 from analysis.similarity.activations import pooled_features
 from pie_report import network_scores
 from pie_report.members import Population, layers_of
@@ -18,6 +19,7 @@ from pie_report.statistics import NETWORK_SCORES
 from population.spec import PopulationSpec
 from population.store import Store
 from ssl_models.predict import batches
+from ssl_models.probe import extract_features
 
 
 @pytest.fixture(scope="module")
@@ -55,12 +57,39 @@ def test_depths_are_those_of_nearest_neighbours_in_every_layer(people: Populatio
         depths.append([walk([p[i] for p in probes], final[i]) for i in range(len(truth))])
         by_label.append([max(walk([p[i] for p in probes], truth[i]), 1) for i in range(len(truth))])
     found = table(people)
-    assert list(found.columns) == ["prediction_depth", "label_depth"]
+    assert list(found.columns) == ["prediction_depth", "label_depth", "q_score_corti", "q_score_kalibhat"]
     np.testing.assert_array_equal(found.index, people.data.test.samples.sample_id)
     # A neighbour more or less, where two are equally far, may turn a vote.
     for name, expected in (("prediction_depth", depths), ("label_depth", by_label)):
         assert (found[name].to_numpy() != np.mean(expected, axis=0)).mean() < 0.02
     assert found["prediction_depth"].nunique() > 5
+
+
+def test_q_scores_are_those_of_the_features_of_each_member(people: Population) -> None:
+    members = []
+    for index in range(2):
+        compute_scores(people, index)
+        known = torch.from_numpy(extract_features(people.dense(index), people.test_images))
+        members.append([q_score_corti(known).numpy(), q_score_kalibhat(known).numpy()])
+        stored = SCORES[1].of_member(people, index)
+        np.testing.assert_array_equal([*stored.values()], members[-1])
+        assert list(stored) == ["q_score_corti", "q_score_kalibhat"]
+    means = table(people)[["q_score_corti", "q_score_kalibhat"]]
+    np.testing.assert_array_equal(means, np.mean(members, axis=0).T)
+
+
+def test_images_whose_features_are_all_equal_have_no_q_score(
+    people: Population, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features = extract_features(people.dense(0), people.test_images[:5])
+    whole = SCORES[1].of_member(people, 0)["q_score_corti"][:5]
+    for dead in ([3], range(5)):
+        features[list(dead)] = 0
+        monkeypatch.setattr(network_scores, "extract_features", lambda *_: features)
+        found = SCORES[1].compute(people, 0)["q_score_corti"]
+        assert np.flatnonzero(np.isnan(found)).tolist() == [*dead]
+        left = ~np.isnan(found)
+        np.testing.assert_allclose(found[left], whole[left], rtol=1e-4)
 
 
 def table(people: Population) -> pd.DataFrame:
@@ -77,6 +106,7 @@ def walk(answers: list[int], wanted: int) -> int:
 def test_what_is_stored_is_not_computed_again(people: Population, monkeypatch: pytest.MonkeyPatch) -> None:
     first = table(people)
     monkeypatch.setattr(network_scores, "prediction_depth", None)
+    monkeypatch.setattr(network_scores, "extract_features", None)
     pd.testing.assert_frame_equal(table(people), first)
 
 

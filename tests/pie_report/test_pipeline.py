@@ -415,6 +415,7 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(layer_cka, "minibatch_cka_maps", refuse)
     monkeypatch.setattr(layer_similarity, "pooled_features", refuse)
     monkeypatch.setattr(network_scores, "prediction_depth", refuse)
+    monkeypatch.setattr(network_scores, "extract_features", refuse)
     monkeypatch.setattr(attribution_maps, "population_maps", refuse)
     monkeypatch.setattr(attribution_maps, "removal_areas", refuse)
     monkeypatch.setattr(executor, "multiprocessing", None)  # no further process
@@ -492,7 +493,8 @@ def test_training_images_can_be_judged(pets: Run, store: Path, tmp_path: Path) -
     assert all(name.startswith("train/") for name in done.table("pies")["sample_id"])
     scores = done.table("scores")
     assert list(scores) == [
-        "sample_id", "prediction_depth", "label_depth", "forgetting_events", "memorisation",
+        "sample_id", "prediction_depth", "label_depth", "q_score_corti", "q_score_kalibhat",
+        "forgetting_events", "memorisation",
     ]  # fmt: skip
     # Each of two networks leaves a quarter out; both may have an image, or neither.
     assert (scores["memorisation"] != "").sum() == 24 - (scores["memorisation"] == "").sum() <= 12
