@@ -358,6 +358,38 @@ def plot_cka_map(table: pd.DataFrame, ax: Axes) -> Axes:
     return ax
 
 
+def plot_embedding_map(table: pd.DataFrame, ax: Axes) -> Axes:
+    """Draws images where the layout puts them, coloured by class, and marks the PIEs of one condition.
+
+    Args:
+        table: columns x, y, class, kind (of the PIE; empty for other images).
+        ax: where to draw.
+
+    Returns:
+        The axes, which have no scale, as distances say nothing. Classes are named at the median of their
+        images, up to ``NAMED_CLASSES`` of them.
+    """
+    names = sorted(set(table["class"]))
+    colours = dict(zip(names, sns.husl_palette(len(names), s=0.55, l=0.72), strict=True))
+    ax.scatter(
+        table["x"], table["y"], s=5, c=[colours[name] for name in table["class"]], alpha=0.7, linewidths=0
+    )
+    for kind, colour in KIND_COLOURS.items():
+        rows = table[table["kind"] == kind]
+        if len(rows):
+            ax.scatter(
+                rows["x"], rows["y"], s=16, color=colour, edgecolors=INK, linewidths=0.5, label=kind, zorder=3
+            )  # fmt: skip
+    for name, rows in table.groupby("class") if len(names) <= NAMED_CLASSES else ():
+        at = (rows["x"].median(), rows["y"].median())
+        ax.annotate(
+            plain(str(name), limit=12), at, fontsize=_LABEL_SIZE, ha="center", va="center", zorder=4,
+            bbox={"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.8},
+        )  # fmt: skip
+    ax.set(xlim=(-1.06, 1.06), ylim=(-1.06, 1.06), xticks=[], yticks=[], aspect="equal")
+    return ax
+
+
 MAP_TILES = {"image": "image", "dense": "dense", "compressed": "compressed", "other_seed": "another seed"}
 """Columns of the pictures, and what is written beside them, from the top."""
 

@@ -165,6 +165,7 @@ _GROUP_PIES = ("n", "pies", "share", "share_low", "share_high", "p_max_t")
 _CKA = ("value", "reference")
 _CKA_MAP = ("layer_dense", "layer_compressed", "value")
 _SPARSITY = ("share", "sparsity")
+_PLACE = ("x", "y")
 _PIXEL = ("sample_id", "row", "column")
 
 
@@ -267,6 +268,10 @@ def _cka_map(cka_map: pd.DataFrame) -> pd.DataFrame:
     return _numbers(cka_map, ("value",))[["condition", *_CKA_MAP]]
 
 
+def _embedding_map(places: pd.DataFrame) -> pd.DataFrame:
+    return _numbers(places, _PLACE)[["condition", "sample_id", *_PLACE, "class", "kind"]]
+
+
 def _map_pictures(pictures: pd.DataFrame) -> pd.DataFrame:
     return _numbers(pictures, tuple(plots.MAP_TILES))[["condition", *_PIXEL, *plots.MAP_TILES]]
 
@@ -365,6 +370,14 @@ FIGURES: Mapping[str, ThesisFigure] = MappingProxyType(
             ("condition", *_CKA_MAP),
             _cka_map,
             lambda table: _grid_height(table, 3.0),
+            _pairs_per_row,
+        ),
+        "embedding-map": ThesisFigure(
+            plots.plot_embedding_map,
+            "embedding_map",
+            ("condition", "sample_id", *_PLACE, "class", "kind"),
+            _embedding_map,
+            lambda table: _grid_height(table, 2.9),
             _pairs_per_row,
         ),
         "attribution-maps": ThesisFigure(

@@ -105,6 +105,7 @@ def build_report(
     exhibits: Exhibits | None,
     with_models: bool,
     groups: pd.DataFrame | None = None,
+    embeddings: pd.DataFrame | None = None,
 ) -> Report:
     """Puts all results together.
 
@@ -120,6 +121,7 @@ def build_report(
         exhibits: images and maps for the gallery.
         with_models: whether models were run here, so that their libraries belong to the environment.
         groups: of the test images, its index the sample ids.
+        embeddings: table ``embedding_map``.
     """
     fair = _fair(dense, conditions, seed=spec["seed"])
     overlap = overlap_tables({c.condition: c.pies for c in conditions})
@@ -151,6 +153,8 @@ def build_report(
         tables["scores"] = scores.reset_index()
     if groups is not None:
         tables["groups"] = listed_groups(groups)
+    if embeddings is not None:
+        tables["embedding_map"] = embeddings
     if fair is not None:
         tables |= fair.tables
     return Report(document, tables, exhibits, predictions)

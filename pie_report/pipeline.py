@@ -17,6 +17,7 @@ from pie.side_data import SideData
 from pie_report.assemble import ConditionResult, DenseResult, build_report
 from pie_report.baselines import baseline_accuracies
 from pie_report.checkpoints import open_checkpoints
+from pie_report.dense_map import dense_map
 from pie_report.explanations import explain
 from pie_report.group_statistics import describe_groups, with_groups
 from pie_report.label_use import check_label_use, use_labels
@@ -351,6 +352,7 @@ def run(
             scores=scores,
             probes=compare_probes(population, spec, dense, results),
             exhibits=_exhibits(population, results),
+            embeddings=dense_map(population, {r.condition: r.pies.samples for r in results}),
             with_models=True,
             groups=groups_of(population.data.test.samples),
         )

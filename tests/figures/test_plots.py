@@ -15,6 +15,7 @@ from figures.plots import (
     plot_cka,
     plot_cka_map,
     plot_class_change,
+    plot_embedding_map,
     plot_map_pictures,
     plot_pies,
     plot_sparsity,
@@ -269,6 +270,27 @@ class TestCkaMap:
         assert ax.images[0].origin == "lower"
         assert [t.get_text() for t in ax.get_yticklabels()] == ["in", "out"]
         assert "dense" in ax.get_ylabel()
+
+
+class TestEmbeddingMap:
+    def test_pies_are_marked_by_kind_and_classes_named_where_they_lie(self, ax: Axes) -> None:
+        rows = [(0, 0, "a", ""), (0.2, 0.4, "a", "gained"), (0.4, 0.2, "a", ""), (-1, 1, "$b", "gained")]
+        table = pd.DataFrame(rows, columns=["x", "y", "class", "kind"])
+        plot_embedding_map(table, ax)
+        everything, marked = ax.collections
+        np.testing.assert_array_equal(everything.get_offsets(), table[["x", "y"]])
+        assert len(np.unique(everything.get_facecolors(), axis=0)) == 2
+        np.testing.assert_array_equal(marked.get_offsets(), [[0.2, 0.4], [-1, 1]])
+        assert legend(ax) == ["gained"]
+        named = {t.get_text(): t.xy for t in ax.texts}
+        assert named == {"a": (0.2, 0.2), r"\$b": (-1, 1)}
+        assert ax.get_aspect() == 1
+
+    def test_many_classes_are_not_named(self, ax: Axes) -> None:
+        names = [f"class {i}" for i in range(26)]
+        plot_embedding_map(pd.DataFrame({"x": 0.0, "y": 0.0, "class": names, "kind": ""}), ax)
+        assert not ax.texts
+        assert len(ax.collections) == 1
 
 
 class TestMapPictures:

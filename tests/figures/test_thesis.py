@@ -14,7 +14,7 @@ from figures.style import TEXT_WIDTH
 
 ALL = [
     "accuracy-cost", "class-change", "pies", "group-change", "group-pies", "fair-params", "fair-accuracy",
-    "sparsity", "overlap", "cka", "cka-map", "attribution-maps",
+    "sparsity", "overlap", "cka", "cka-map", "embedding-map", "attribution-maps",
 ]  # fmt: skip
 
 
@@ -78,8 +78,19 @@ def run_tables(
                 }
             )
         cka += [{"condition": condition, "layer": layer, "value": 0.9, "reference": 0.7} for layer in "zya"]
-    cka_map, pixels = [], []
+    cka_map, pixels, places = [], [], []
     for condition in conditions:
+        places += [
+            {
+                "condition": condition,
+                "sample_id": str(i),
+                "x": i / 9,
+                "y": -i / 9,
+                "class": "$x_",
+                "kind": kind,
+            }
+            for i, kind in enumerate(("", "forgotten", ""))
+        ]
         cka_map += [
             {"condition": condition, "layer_dense": a, "layer_compressed": b, "value": 0.1 * (i + 2 * j)}
             for i, a in enumerate("zya")
@@ -99,6 +110,7 @@ def run_tables(
         "classes": pd.DataFrame(changes),
         "cka": pd.DataFrame(cka),
         "cka_map": pd.DataFrame(cka_map),
+        "embedding_map": pd.DataFrame(places),
         "map_pictures": pd.DataFrame(pixels),
         "fair_curves": pd.DataFrame(
             [

@@ -101,6 +101,7 @@ def make(seed: int = 0) -> Synthetic:
     tables["attribution"] = _attribution_rows(tables["pies"])
     tables |= _explanation_tables(compressed, tables["pies"])
     tables |= _statistics_tables(compressed)
+    tables["embedding_map"] = _embedding_map(tables["pies"])
     document = _document(float((dense == label).mean()), label, dense, compressed)
     return Synthetic(document, tables, _exhibits(tables["pies"], rng), predictions)
 
@@ -629,6 +630,12 @@ def _maps() -> dict[str, Any]:
                 }
             )
     return {"members": 3, "top": 0.1, "means": means, "tests": tests}
+
+
+def _embedding_map(pies: pd.DataFrame) -> pd.DataFrame:
+    angle = 2.0 * np.pi * pies.groupby("condition").cumcount() / N
+    table = pies[["condition", "sample_id", "kind"]].assign(x=np.cos(angle), y=np.sin(angle))
+    return table.assign(**{"class": pies["label"]})
 
 
 def _explanation_tables(compressed: list[dict[str, Any]], pies: pd.DataFrame) -> dict[str, pd.DataFrame]:

@@ -20,6 +20,7 @@ from pie_report.statistics import NETWORK_SCORES
 ROOT = Path(__file__).parents[2]
 FIGURES = [
     *("accuracy-cost", "class-change", "pies", "fair-params", "fair-accuracy", "overlap", "cka", "cka-map"),
+    "embedding-map",
     "attribution-maps",
 ]
 SCHEMA = json.loads((ROOT / "pie_report" / "report.schema.json").read_text(encoding="utf-8"))

@@ -29,9 +29,9 @@ from population.store import Store
 SCHEMA = json.loads(Path(pie_report.__file__).with_name("report.schema.json").read_text())
 TINY = ("--members", "2", "--epochs", "1", "--width", "4", "--workers", "1", "--quiet")
 ALL_METHODS = ("--merge", "0.5", "--prune", "0.5", "--filters", "0.5", "--random", "0.5")
-FIGURES = ("accuracy-cost", "class-change", "pies", "cka", "cka-map")
+FIGURES = ("accuracy-cost", "class-change", "pies", "cka", "cka-map", "embedding-map")
 STATISTICS = ("rarefaction", "class_rates", "calibration", "difficulty")
-TABLES = ("summary", "classes", "pies", "scores", *STATISTICS, *EXPLANATION_TABLES)
+TABLES = ("summary", "classes", "pies", "scores", "embedding_map", *STATISTICS, *EXPLANATION_TABLES)
 NAMES = [str(c) for c in range(10)]
 
 
@@ -406,7 +406,7 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("this was done before")
 
     import ssl_models.training
-    from pie_report import layer_cka, layer_similarity, members, network_scores
+    from pie_report import dense_map, layer_cka, layer_similarity, members, network_scores
     from population import executor
 
     monkeypatch.setattr(ssl_models.training, "train", refuse)
@@ -416,6 +416,7 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(layer_similarity, "pooled_features", refuse)
     monkeypatch.setattr(network_scores, "prediction_depth", refuse)
     monkeypatch.setattr(network_scores, "extract_features", refuse)
+    monkeypatch.setattr(dense_map, "embedding_map", refuse)
     monkeypatch.setattr(attribution_maps, "population_maps", refuse)
     monkeypatch.setattr(attribution_maps, "removal_areas", refuse)
     monkeypatch.setattr(executor, "multiprocessing", None)  # no further process
