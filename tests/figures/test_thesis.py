@@ -202,7 +202,7 @@ def test_equal_tables_give_equal_bytes_in_this_and_any_other_process(
         "import sys, pandas; from pathlib import Path; from figures import draw_figures;"
         "p = Path(sys.argv[1]);"
         "names = ('summary', 'classes', 'intersections', 'cka', 'cka_map', 'map_pictures',"
-        " 'group_rates', 'group_pies', 'fair_curves', 'sparsity');"
+        " 'group_rates', 'group_pies', 'fair_curves', 'sparsity', 'embedding_map');"
         "tables = {n: pandas.read_csv(p / f'{n}.csv', dtype={'sample_id': str}) for n in names};"
         "draw_figures(tables, p / 'c')"
     )
@@ -260,7 +260,7 @@ def test_classes_have_one_order_in_all_panels_by_mean_loss(tmp_path: Path) -> No
 
 def test_predictions_made_elsewhere_have_no_cost_and_perhaps_no_labels(tmp_path: Path) -> None:
     tables = run_tables(conditions=("compressed x",))
-    others = ("cka", "cka_map", "map_pictures", "intersections", "fair_curves", "sparsity")
+    others = ("cka", "cka_map", "embedding_map", "map_pictures", "intersections", "fair_curves", "sparsity")
     for name in (*others, *group_tables(())):
         del tables[name]
     summary = tables["summary"].astype(object)
@@ -277,6 +277,7 @@ def test_a_table_that_is_absent_or_lacks_a_column_draws_nothing(tmp_path: Path) 
     tables = run_tables()
     tables["cka"] = tables["cka"].drop(columns="reference")
     tables["cka_map"] = tables["cka_map"].drop(columns="value")
+    tables["embedding_map"] = tables["embedding_map"].drop(columns="kind")
     tables["intersections"] = tables["intersections"].head(0)  # no PIE anywhere
     tables["fair_curves"] = tables["fair_curves"].drop(columns="accuracy")
     tables["group_rates"] = tables["group_rates"].drop(columns="p_images_max_t")

@@ -50,7 +50,10 @@ def test_only_views_change_colours(data: str) -> None:
 
 @pytest.mark.parametrize("data", NAMES)
 def test_barlow_twins_has_its_papers_weight_of_redundancy(data: str) -> None:
-    assert preset(data, "barlowtwins") == preset(data, "simclr")
+    found, views = preset(data, "barlowtwins"), preset(data, "simclr")
+    few = data.partition(":")[0] in ("digits", "planted", "unplanted")
+    size = 64 if few else views.training.batch_size
+    assert found == replace(views, training=replace(views.training, batch_size=size))
     assert preset(data, "barlowtwins").training.redundancy == 5e-3
 
 
