@@ -1,7 +1,6 @@
 """The gallery as a reader uses it, in a browser and from the file system."""
 
 import re
-import time
 
 import numpy as np
 import pandas as pd
@@ -239,10 +238,8 @@ def test_thousands_of_pies_open_at_once_and_arrive_in_portions(visit, pies, tmp_
         map_compressed=blank,
     )
     path = build_gallery(many, exhibits, tmp_path / "g", title="T")
-    start = time.perf_counter()
     page = visit(path)
     assert page.locator("#count").inner_text() == "5,000 of 5,000 PIEs"
-    assert time.perf_counter() - start < 5
     assert page.locator(".card").count() == 120
     page.locator("#more").scroll_into_view_if_needed()
     page.wait_for_function("document.querySelectorAll('.card').length >= 240")
