@@ -293,10 +293,10 @@ class Population:
         """The plan with all weights of the network after further training, whose probe is fitted to it."""
         network = cast("Classifier", self._rebuild(self.dense(index), plan))
         unfinished = self.store.unfinished("compressed", self._compressed_key(index, condition))
-        train_on(self.trained, index, condition, network, plan.masks, unfinished)
-        if not self.trained.trains_head:
-            plan = self._refitted(index, network, condition, plan)
-        return replace(plan, tensors={n: t.detach().clone() for n, t in network.state_dict().items()})
+        masks = train_on(self.trained, index, condition, network, plan.masks, unfinished)
+        return replace(
+            plan, masks=masks, tensors={n: t.detach().clone() for n, t in network.state_dict().items()}
+        )
 
     def without_features(self, condition: CompressionSpec) -> float | None:
         """Mean share of the test images whose features are all 0; None unless neighbours vote."""

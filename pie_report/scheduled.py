@@ -112,8 +112,7 @@ class ScheduledMembers:
         Raises:
             DivergedError: if its training diverges, or did so before.
         """
-        produce = lambda folder: self._produce(index, folder)  # noqa: E731
-        entry = self.source.store.once(_KIND, self.key(index), produce)
+        entry = self.source.store.once(_KIND, self.key(index), lambda folder: self._produce(index, folder))
         raise_divergence(entry)
         return entry
 
@@ -161,10 +160,8 @@ class ScheduledMembers:
         (folder / "cost.json").write_text(json.dumps(costs, indent=1))
 
     def _train(self, index: int) -> tuple[Classifier, CompressionPlan, list[float], list[tuple[int, float]]]:
-        untrained, unfinished = (
-            self.source.untrained(index),
-            self.source.store.unfinished(_KIND, self.key(index)),
-        )
+        untrained = self.source.untrained(index)
+        unfinished = self.source.store.unfinished(_KIND, self.key(index))
         name = f"{self.condition.method}-{self.schedule.when}"
         plan = CompressionPlan(name, model_digest(untrained))
         if self.condition.method == "prune":
@@ -232,7 +229,7 @@ def train_on(
     network: Classifier,
     masks: Mapping[str, Tensor],
     unfinished: Path,
-) -> None:
+) -> dict[str, Tensor]:
     """Trains a compressed member on, in place, with the objective that it was trained for.
 
     The learning rate rises and falls again as in the training, over ``finetune_epochs`` (learning-rate
@@ -246,8 +243,13 @@ def train_on(
         network: after compression.
         masks: of weights that stay zero.
         unfinished: folder of what it goes on from.
+
+    Returns:
+        The masks, and that of a probe that was pruned once it was fitted.
     """
     fit_embedding(network)
     hooks = [PruningHook(network, sparsities={}, masks=masks)] if masks else []
     epochs = cast("Schedule", condition.schedule).finetune_epochs
     source.fit(network, index, unfinished, epochs=epochs, hooks=hooks)
+    pruned = condition.classifier and not source.trains_head
+    return {**masks, **(prune_head(network.head, condition.amount, "head") if pruned else {})}

@@ -1,6 +1,5 @@
 """Each objective makes features in which classes are told apart that untrained ones confuse."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -14,14 +13,6 @@ from ssl_models.backbones import Classifier
 from ssl_models.presets import preset
 from ssl_models.probe import extract_features
 from ssl_models.training import train
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def waves(n: int, *, seed: int) -> tuple[Tensor, Tensor]:

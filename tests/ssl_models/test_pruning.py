@@ -1,4 +1,4 @@
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,14 +26,6 @@ WINDOW = Window(1, 2, 3)  # of 8 steps: changes at 1, 3, 5 and 7
 def digits() -> Data:
     split = load_data("digits", data_dir=None, download=False).train
     return torch.from_numpy(split.images[:64]), torch.from_numpy(split.samples.label[:64])
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def network(objective: str = "supervised", seed: int = 0) -> Classifier:

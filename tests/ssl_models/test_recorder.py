@@ -1,5 +1,5 @@
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -26,14 +26,6 @@ EPOCHS = 5
 def digits() -> tuple[Tensor, Tensor]:
     split = load_data("digits", data_dir=None, download=False).train
     return torch.from_numpy(split.images[:300]), torch.from_numpy(split.samples.label[:300])
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def spec(objective: str = "supervised", epochs: int = EPOCHS) -> TrainingSpec:

@@ -1,4 +1,4 @@
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,14 +25,6 @@ Data = tuple[torch.Tensor, torch.Tensor]
 def digits() -> Data:
     split = load_data("digits", data_dir=None, download=False).train
     return torch.from_numpy(split.images[:64]), torch.from_numpy(split.samples.label[:64])
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def network(objective: str, seed: int = 0, architecture: str = "r18") -> Classifier:
