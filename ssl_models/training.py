@@ -113,7 +113,8 @@ def train(
                 for hook in hooks:
                     hook.after_epoch(epoch)
                 learner.train()
-            if checkpoints is not None and checkpoints.due and step < total:
+            # The last step's too: the probe is fitted and everything stored after it.
+            if checkpoints is not None and (checkpoints.due or step == total):
                 tensors = everything.tensors() | ({} if surgery is None else surgery.state())
                 checkpoints.save(TrainingState(step, tensors, tuple(losses)))
     model.eval()

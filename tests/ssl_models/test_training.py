@@ -199,8 +199,9 @@ def test_training_that_was_killed_goes_on_to_the_same_bits(
     assert int(hook.count) == sum(range(1, 9))
 
 
+@pytest.mark.parametrize("noticed", [3, 8])  # of 8 steps
 def test_notice_is_answered_after_a_checkpoint_at_the_end_of_the_step(
-    digits: tuple[torch.Tensor, torch.Tensor], tmp_path: Path
+    noticed: int, digits: tuple[torch.Tensor, torch.Tensor], tmp_path: Path
 ) -> None:
     expected, losses = trained("simclr", digits, seed=3)
 
@@ -209,7 +210,7 @@ def test_notice_is_answered_after_a_checkpoint_at_the_end_of_the_step(
 
     class NoticeIn(KilledAfter):
         def after_step(self, step: int, total: int) -> None:
-            if step == 3:
+            if step == noticed:
                 signal.raise_signal(NOTICE)
             super().after_step(step, total)
 
@@ -225,7 +226,7 @@ def test_notice_is_answered_after_a_checkpoint_at_the_end_of_the_step(
     resumed = Checkpoints(tmp_path)
     state = resumed.load()
     assert state is not None
-    assert state.step == 3
+    assert state.step == noticed
     model, hook = network("simclr", seed=9), KilledAfter(-1)
     assert (
         train(model, "simclr", *digits, spec=spec("simclr"), seed=3, hooks=[hook], checkpoints=resumed)
@@ -233,6 +234,21 @@ def test_notice_is_answered_after_a_checkpoint_at_the_end_of_the_step(
     )
     assert same(expected, model.state_dict())
     assert int(hook.count) == sum(range(1, 9))
+
+
+def test_what_follows_training_may_be_stopped_without_a_loss_of_steps(
+    digits: tuple[torch.Tensor, torch.Tensor], tmp_path: Path
+) -> None:
+    model, again = network("simclr"), network("simclr")
+    arguments = {"spec": spec("simclr"), "seed": 3}
+    losses = train(
+        model, "simclr", *digits, hooks=[KilledAfter(-1)], checkpoints=Checkpoints(tmp_path), **arguments
+    )
+    hook = KilledAfter(-1)
+    resumed = Checkpoints(tmp_path)
+    assert train(again, "simclr", *digits, hooks=[hook], checkpoints=resumed, **arguments) == losses
+    assert same(model.state_dict(), again.state_dict())
+    assert int(hook.count) == sum(range(1, 9)), "steps were taken twice"
 
 
 def test_a_damaged_checkpoint_is_named_and_training_starts_again(
