@@ -293,6 +293,7 @@ def _report(flags: Report) -> None:
         store=places.open_store(),
         data_dir=places.data_dir,
         download=places.download,
+        devices=execution.devices,
     )
     side, digest = _side_data(flags.side_labels, population.data.test.samples.sample_id)
     sections = describe(flags.spec, population, _command_line(flags.spec), side_labels=digest)
@@ -314,6 +315,7 @@ def _train(flags: Train) -> None:
         data_dir=places.data_dir,
         download=places.download,
         elsewhere=slurm is not None,
+        devices=execution.devices,
     )
     with _progress(flags.messages) as progress:
         population = finish_members(

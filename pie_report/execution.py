@@ -24,29 +24,30 @@ class Execution:
         executor: local (processes of this machine) or slurm (a job for each member; --store must be on a file
             system that all machines share).
         workers: processes side by side (default: one per core, on a GPU one); local only.
-        partition: of the jobs (default: the cluster's); slurm only, as what follows.
-        gpus: of a job, 0 or 1 (default: 0).
+        gpus: that train a member together, each with its part of every batch (default: none with slurm, where
+            they are those of a job; else one, where there is one).
+        partition: of the jobs (default: the cluster's); slurm only.
         time: limit of a job, in minutes or HH:MM:SS (default: 240); what runs into it goes on in the queue's
-            next turn.
+            next turn; slurm only.
     """
 
     executor: str = "local"
     workers: int | None = None
-    partition: str | None = None
     gpus: int | None = None
+    partition: str | None = None
     time: str | None = None
 
     def __post_init__(self) -> None:
         if self.executor not in _EXECUTORS:
             raise unknown_name("executor", self.executor, _EXECUTORS)
-        others = ("workers",) if self.executor == "slurm" else ("partition", "gpus", "time")
+        others = ("workers",) if self.executor == "slurm" else ("partition", "time")
         for name in others:
             if getattr(self, name) is not None:
                 raise InputError(f"--{name} does not go with --executor {self.executor}")
         if self.workers is not None and self.workers < 1:
             raise InputError(f"--workers must be at least 1, not {self.workers}")
-        if self.gpus not in (None, 0, 1):
-            raise InputError(f"--gpus must be 0 or 1, not {self.gpus}: a member trains on one GPU at most")
+        if self.gpus is not None and self.gpus < 0:
+            raise InputError(f"--gpus must not be negative, not {self.gpus}")
         self._minutes()
 
     def _minutes(self) -> int:
@@ -72,13 +73,18 @@ class Execution:
         return Slurm(self.partition, self.gpus or 0, self._minutes())
 
     def placed(self, population: PopulationSpec) -> PopulationSpec:
-        """The population with the device of the machines that train it, where these are others."""
-        if self.executor == "local":
+        """The population with the device of the machines that train it, where these options say it."""
+        if self.executor == "local" and self.gpus is None:
             return population
         device = "cuda" if self.gpus else "cpu"
         if population.device not in ("auto", device):
             raise InputError(f"--device {population.device} does not go with --gpus {self.gpus or 0}")
         return replace(population, device=device)
+
+    @property
+    def devices(self) -> int:
+        """How many of them train a member together."""
+        return max(1, self.gpus or 0)
 
     def processes(self, device: str) -> int:
         """Number of worker processes."""

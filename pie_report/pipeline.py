@@ -54,7 +54,9 @@ class MembersFailedError(RuntimeError):
     """Some members could not be finished, for a reason that no user can mend."""
 
 
-def open_members(spec: ReportSpec, *, store: Store, data_dir: Path | None, download: bool) -> Population:
+def open_members(
+    spec: ReportSpec, *, store: Store, data_dir: Path | None, download: bool, devices: int = 1
+) -> Population:
     """The population of a report: members to be trained, or a user's own.
 
     Args:
@@ -62,12 +64,17 @@ def open_members(spec: ReportSpec, *, store: Store, data_dir: Path | None, downl
         store: where finished work is kept.
         data_dir: where torchvision's data sets are.
         download: whether an absent data set may be fetched.
+        devices: how many train a member together.
 
     Raises:
-        InputError: as ``open_population`` and ``open_checkpoints``.
+        InputError: as ``open_population`` and ``open_checkpoints``, or if several devices cannot do it.
     """
+    if devices > 1:
+        _check_devices(spec, devices)
     if not spec.own.checkpoints:
-        return open_population(spec.population, store=store, data_dir=data_dir, download=download)
+        return open_population(
+            spec.population, store=store, data_dir=data_dir, download=download, devices=devices
+        )
     check_data_name(spec.population.data)
     device = _device(spec.population.device)
     named = spec.population
@@ -78,8 +85,24 @@ def open_members(spec: ReportSpec, *, store: Store, data_dir: Path | None, downl
     return Population(source, data.judged_on(named.judged), store)
 
 
+def _check_devices(spec: ReportSpec, devices: int) -> None:
+    if spec.own.checkpoints:
+        raise InputError(f"--gpus {devices} is for networks that are trained here, not for --checkpoints")
+    for condition in spec.conditions:
+        if condition.method != "prune" and condition.schedule and condition.schedule.when == "midway":
+            raise InputError(
+                f"--gpus {devices}: networks that lose channels midway train on one device: --gpus 1"
+            )
+
+
 def open_population(
-    spec: PopulationSpec, *, store: Store, data_dir: Path | None, download: bool, elsewhere: bool = False
+    spec: PopulationSpec,
+    *,
+    store: Store,
+    data_dir: Path | None,
+    download: bool,
+    elsewhere: bool = False,
+    devices: int = 1,
 ) -> Population:
     """Reads the data and settles what the preset and the machine decide.
 
@@ -89,6 +112,7 @@ def open_population(
         data_dir: where torchvision's data sets are.
         download: whether an absent data set may be fetched.
         elsewhere: whether other machines do all work on the device, so that it need not be in this one.
+        devices: how many train a member together.
 
     Raises:
         InputError: if a name is unknown, the data are not there, there is no such device, the objective
@@ -122,7 +146,9 @@ def open_population(
         width=spec.width or chosen.width,
         stem=spec.stem or stem_for(data.resolution),
     )
-    member = MemberSpec(model, training, data.fingerprint(), spec.seed, device, _THREADS, labels, spec.judged)
+    member = MemberSpec(
+        model, training, data.fingerprint(), spec.seed, device, _THREADS, labels, spec.judged, devices
+    )
     return Population(TrainedMembers(member, spec.members, data, store), data.judged_on(spec.judged), store)
 
 

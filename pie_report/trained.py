@@ -24,6 +24,7 @@ from ssl_models.labels import labelled_images
 from ssl_models.objectives import OBJECTIVES
 from ssl_models.probe import fit_probe
 from ssl_models.recorder import CorrectnessRecorder
+from ssl_models.several_devices import train_on_devices
 from ssl_models.shares import drawn_share
 from ssl_models.surgery import Surgery
 from ssl_models.training import DivergedError, total_steps, train
@@ -283,20 +284,32 @@ class TrainedMembers:
         surgery: Surgery | None = None,
     ) -> list[float]:
         spec = self.spec(index)
-        images, labels = self._seen(index)
+        images, labels = (torch.from_numpy(part).to(spec.device) for part in self._seen(index))
+        folder = unfinished or self.store.unfinished("members", weights_key(spec))
         with notices_held() as notice:
-            return train(
+            checkpoints = Checkpoints(folder, notice=notice)
+            if spec.devices == 1:
+                return train(
+                    network,
+                    objective,
+                    images,
+                    labels,
+                    spec=training,
+                    seed=spec.seed,
+                    hooks=hooks,
+                    surgery=surgery,
+                    checkpoints=checkpoints,
+                )
+            return train_on_devices(
                 network,
                 objective,
-                torch.from_numpy(images).to(spec.device),
-                torch.from_numpy(labels).to(spec.device),
+                images,
+                labels,
                 spec=training,
                 seed=spec.seed,
+                devices=spec.devices,
                 hooks=hooks,
-                surgery=surgery,
-                checkpoints=Checkpoints(
-                    unfinished or self.store.unfinished("members", weights_key(spec)), notice=notice
-                ),
+                checkpoints=checkpoints,
             )
 
     def _seen(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
@@ -324,6 +337,7 @@ class TrainedMembers:
                 "width": model.width,
                 "stem": model.stem,
                 "resolution": self.data.resolution,
+                "devices": self.first.devices,
                 **{n: v for n, v in asdict(training).items() if n != "augmentation"},
                 **asdict(training.augmentation),
             },

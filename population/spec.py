@@ -185,6 +185,7 @@ class MemberSpec:
         threads: of the CPU; sums differ in the last bit with their number.
         labels: which labels it sees; None: all of them, and an encoder is evaluated by a linear probe.
         judged: the split whose images it is asked about; the trained weights do not depend on it.
+        devices: how many of them train it together; sums differ in the last bits with their number.
     """
 
     model: ModelSpec
@@ -195,6 +196,7 @@ class MemberSpec:
     threads: int
     labels: LabelSpec | None = None
     judged: str = "test"
+    devices: int = 1
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -14,9 +14,13 @@ from population.spec import TrainingSpec
 from ssl_models.augment import random_view
 from ssl_models.backbones import Classifier
 from ssl_models.checkpoint import Checkpoints, Resumable, TrainingState
+from ssl_models.collective import with_common_statistics
 from ssl_models.hooks import TrainingHook
 from ssl_models.objectives import OBJECTIVES, Objective
 from ssl_models.surgery import Surgery
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 _WARMUP = 0.1
 
@@ -36,6 +40,7 @@ def train(
     hooks: Sequence[TrainingHook] = (),
     surgery: Surgery | None = None,
     checkpoints: Checkpoints | None = None,
+    fabric: "Fabric | None" = None,
 ) -> list[float]:
     """Trains a model in place.
 
@@ -56,6 +61,8 @@ def train(
         surgery: makes the model smaller on the way. What it changes gets moments of zero; the learning rate
             goes on as it would have.
         checkpoints: where training that was stopped goes on from; the result has the same bits.
+        fabric: given in each of the processes that it has launched to train the same model together, each
+            with its part of every batch; the first one saves checkpoints. Not together with ``surgery``.
 
     Returns:
         Mean loss of each epoch.
@@ -67,14 +74,20 @@ def train(
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # of the CPU, where heads are made
         learner = OBJECTIVES[objective](model, spec).to(images.device)
+    if fabric is not None:
+        with_common_statistics(learner)
     learner.train()
     # Views come in this format; weights in another one cost a wide network most of its speed.
     model.to(memory_format=torch.channels_last)
-    resumed = None if checkpoints is None else checkpoints.load()
+    with contextlib.nullcontext() if fabric is None else fabric.rank_zero_first():
+        resumed = None if checkpoints is None else checkpoints.load()
     if resumed is not None and surgery is not None:
         surgery.restore(learner, resumed.tensors)
     optimizer = _optimizer(learner, spec)
     batch = min(spec.batch_size, len(images))
+    part = _part(fabric, batch)
+    if fabric is not None and not fabric.is_global_zero:
+        checkpoints = None
     steps = len(images) // batch
     total = total_steps(spec, len(images))
     step, losses = 0, list[float]()
@@ -92,9 +105,11 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = spec.learning_rate * _rate(step, total)
             index = order[position * batch : (position + 1) * batch]
-            loss = _step(learner, images[index], labels[index], spec, generator)
+            loss = _loss(learner, images[index[part]], labels[index], spec, generator, part)
             optimizer.zero_grad(set_to_none=True)
             torch.autograd.backward(loss)
+            if fabric is not None:
+                _average_gradients(fabric, learner)
             optimizer.step()
             step += 1
             epoch_losses[position] = loss.detach()
@@ -150,12 +165,18 @@ def _check_finite(model: Classifier, images: Tensor) -> None:
         raise DivergedError("its outputs are not finite after the last step")
 
 
-def _step(
-    learner: Objective, images: Tensor, labels: Tensor, spec: TrainingSpec, generator: torch.Generator
+def _loss(
+    learner: Objective,
+    images: Tensor,
+    labels: Tensor,
+    spec: TrainingSpec,
+    generator: torch.Generator,
+    part: slice,
 ) -> Tensor:
+    """Loss of a batch, of which a part of the images and all labels are given."""
     pixels = images.float().div(255)
     views = [
-        random_view(pixels, spec.augmentation, generator=generator).contiguous(
+        random_view(pixels, spec.augmentation, generator=generator, batch=len(labels), part=part).contiguous(
             memory_format=torch.channels_last
         )
         for _ in range(learner.views)
@@ -163,6 +184,24 @@ def _step(
     with torch.autocast(images.device.type, torch.bfloat16):
         loss: Tensor = learner(views, labels)
     return loss
+
+
+def _part(fabric: "Fabric | None", batch: int) -> slice:
+    """Which images of a batch are this process's."""
+    if fabric is None:
+        return slice(batch)
+    share = batch // fabric.world_size
+    return slice(fabric.global_rank * share, (fabric.global_rank + 1) * share)
+
+
+def _average_gradients(fabric: "Fabric", learner: Objective) -> None:
+    """Makes gradients the mean of those of all processes, in place; by one message."""
+    gradients = [p.grad for p in learner.parameters() if p.grad is not None]
+    together = torch.cat([gradient.flatten() for gradient in gradients])
+    fabric.all_reduce(together, reduce_op="mean")  # in place
+    sizes = [gradient.numel() for gradient in gradients]
+    for gradient, mean in zip(gradients, torch.split(together, sizes), strict=True):
+        gradient.copy_(mean.reshape(gradient.shape))
 
 
 def _rate(step: int, total: int) -> float:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from population.spec import TrainingSpec
 from ssl_models.backbones import Classifier
+from ssl_models.collective import gathered
 
 
 class BarlowTwins(nn.Module):
@@ -36,7 +37,7 @@ class BarlowTwins(nn.Module):
         first, second = self.projection(self.model.features(torch.cat(list(views)))).float().chunk(2)
         # Autocast would round the projections to bfloat16 before they are correlated.
         with torch.autocast(first.device.type, enabled=False):
-            loss: Tensor = self.criterion(first, second)
+            loss: Tensor = self.criterion(gathered(first), gathered(second))
         return loss
 
     def after_step(self, progress: float) -> None:

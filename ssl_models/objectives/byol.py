@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from population.spec import TrainingSpec
 from ssl_models.backbones import Classifier
+from ssl_models.collective import gathered
 
 
 class BYOL(nn.Module):
@@ -39,11 +40,15 @@ class BYOL(nn.Module):
         """Mean loss of two views (N, C, H, W) each; labels are not used."""
         del labels
         both = torch.cat(list(views))
-        online = self.prediction(self.projection(self.model.features(both))).float().chunk(2)
+        online = self._of_all(self.prediction(self.projection(self.model.features(both))))
         with torch.no_grad():
-            target = self.target_projection(self.target_encoder(self.model.normalize(both))).float().chunk(2)
+            target = self._of_all(self.target_projection(self.target_encoder(self.model.normalize(both))))
         loss: Tensor = (self.criterion(online[0], target[1]) + self.criterion(online[1], target[0])) / 2
         return loss
+
+    @staticmethod
+    def _of_all(outputs: Tensor) -> list[Tensor]:
+        return [gathered(view) for view in outputs.float().chunk(2)]
 
     def after_surgery(self) -> None:
         """Makes the target network a copy of the online one: a smaller one, where that was made smaller."""

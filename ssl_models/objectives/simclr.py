@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from population.spec import TrainingSpec
 from ssl_models.backbones import Classifier
+from ssl_models.collective import gathered
 
 
 class SimCLR(nn.Module):
@@ -32,7 +33,7 @@ class SimCLR(nn.Module):
         """Mean loss of two views (N, C, H, W) each; labels are not used."""
         del labels
         first, second = self.projection(self.model.features(torch.cat(list(views)))).float().chunk(2)
-        loss: Tensor = self.criterion(first, second)
+        loss: Tensor = self.criterion(gathered(first), gathered(second))
         return loss
 
     def after_step(self, progress: float) -> None:

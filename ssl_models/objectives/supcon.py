@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from population.spec import TrainingSpec
 from ssl_models.backbones import Classifier
+from ssl_models.collective import gathered
 
 
 class SupCon(nn.Module):
@@ -32,7 +33,8 @@ class SupCon(nn.Module):
     def forward(self, views: Sequence[Tensor], labels: Tensor) -> Tensor:
         """Mean loss of two views (N, C, H, W) each with labels (N,)."""
         projected = self.projection(self.model.features(torch.cat(list(views)))).float()
-        return supcon_loss(projected, labels.repeat(2), temperature=self.temperature)
+        both = torch.cat([gathered(view) for view in projected.chunk(2)])
+        return supcon_loss(both, labels.repeat(2), temperature=self.temperature)
 
     def after_step(self, progress: float) -> None:
         """Nothing to do."""

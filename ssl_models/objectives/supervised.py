@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from population.spec import TrainingSpec
 from ssl_models.backbones import Classifier
+from ssl_models.collective import gathered
 
 
 class Supervised(nn.Module):
@@ -24,7 +25,7 @@ class Supervised(nn.Module):
 
     def forward(self, views: Sequence[Tensor], labels: Tensor) -> Tensor:
         """Mean loss of one batch of views (N, C, H, W) with labels (N,)."""
-        return F.cross_entropy(self.model(views[0]).float(), labels)
+        return F.cross_entropy(gathered(self.model(views[0]).float()), labels)
 
     def after_step(self, progress: float) -> None:
         """Nothing to do."""

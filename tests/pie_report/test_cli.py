@@ -157,12 +157,17 @@ def predictions(path: Path, k: int = 4, **changes: Any) -> str:
         ("report --merge 0.5 --seed 99999999999999999999", "--seed must be in [0, 4294967286]"),
         ("report --merge 0.5 --workers 0 --quiet", "--workers must be at least 1, not 0"),
         ("train --executor cluster", "unknown executor 'cluster' (did you mean 'slurm'?); allowed: "),
+        ("train --gpus -1", "--gpus must not be negative, not -1"),
+        (
+            "report --merge 0.5 --checkpoints a.pt --arch resnet18 --gpus 2",
+            "--gpus 2 is for networks that are trained here, not for --checkpoints",
+        ),
         ("train --partition long", "--partition does not go with --executor local"),
         ("report --merge 0.5 --time 60", "--time does not go with --executor local"),
         ("train --executor slurm --workers 2", "--workers does not go with --executor slurm"),
         (
-            "train --executor slurm --gpus 2",
-            "--gpus must be 0 or 1, not 2: a member trains on one",
+            "report --merge 0.5 --schedule midway --gpus 2",
+            "--gpus 2: networks that lose channels midway train on one device: --gpus 1",
         ),
         (
             "train --executor slurm --time 1:30",

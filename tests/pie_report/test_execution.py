@@ -5,17 +5,19 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from rich.progress import Progress
 
-from pie_report import execution, pipeline
+from pie_report import execution, pipeline, trained
 from pie_report.execution import Execution
-from pie_report.pipeline import MembersFailedError, finish_members
+from pie_report.pipeline import MembersFailedError, finish_members, open_population
 from population import slurm
 from population.errors import InputError
 from population.job_arrays import Slurm
 from population.slurm import Failure, TasksFailedError
 from population.spec import LoadedSpec, PopulationSpec, weights_key
-from ssl_models.training import DivergedError
+from population.store import Store
+from ssl_models.training import DivergedError, train
 
 
 @pytest.mark.parametrize(
@@ -36,6 +38,10 @@ def test_bad_time_limits(time: str) -> None:
 def test_the_device_is_that_of_the_jobs() -> None:
     auto = PopulationSpec()
     assert Execution().placed(auto) is auto
+    assert Execution(gpus=2).placed(auto).device == "cuda"
+    assert Execution(gpus=0).placed(auto).device == "cpu"
+    assert Execution("slurm", gpus=4).placed(auto).device == "cuda"
+    assert [Execution(gpus=gpus).devices for gpus in (None, 0, 1, 3)] == [1, 1, 1, 3]
     assert Execution("slurm").placed(auto).device == "cpu"
     assert Execution("slurm", gpus=1).placed(auto).device == "cuda"
     assert Execution("slurm", gpus=1).placed(PopulationSpec(device="cuda")).device == "cuda"
@@ -50,6 +56,29 @@ def test_workers_are_as_many_as_cores_unless_told(monkeypatch: pytest.MonkeyPatc
     assert [Execution().processes(device) for device in ("cpu", "cuda")] == [3, 1]
     assert Execution(workers=7).processes("cuda") == 7
     assert Execution().slurm() is None
+
+
+def test_members_of_several_devices_are_trained_together_and_have_keys_of_their_own(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    named = PopulationSpec(model="supervised_wrn16_2", members=2, width=2, epochs=1)
+    seen = []
+
+    def together(*arguments: Any, devices: int, **rest: Any) -> list[float]:
+        seen.append(devices)
+        return train(*arguments, **rest)
+
+    monkeypatch.setattr(trained, "train_on_devices", together)
+    one, two = (
+        open_population(named, store=Store(tmp_path), data_dir=None, download=False, devices=devices)
+        for devices in (1, 2)
+    )
+    assert weights_key(one.spec(0)) != weights_key(two.spec(0))
+    assert two.source.describe()["training"]["devices"] == 2
+    with two.fixed_threads():
+        weights, of_two = (population.dense(0).state_dict() for population in (one, two))
+    assert seen == [2]
+    assert all(torch.equal(weights[name], tensor) for name, tensor in of_two.items())
 
 
 class Members:

@@ -1,0 +1,200 @@
+"""One network is trained on several devices, a process for each, by the one training loop."""
+
+import logging
+import pickle
+import signal
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from population.errors import InputError
+from population.preemption import NOTICE, notices_held
+from population.spec import TrainingSpec
+from ssl_models.backbones import Classifier
+from ssl_models.checkpoint import Checkpoints
+from ssl_models.hooks import TrainingHook
+from ssl_models.training import DivergedError, train
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from lightning_fabric import Fabric
+
+# Every process says in several lines that it is there. Set here, so that it holds in all of them.
+for _name in ("distributed", "rank_zero"):
+    logging.getLogger(f"lightning_fabric.utilities.{_name}").setLevel(logging.WARNING)
+
+
+@dataclass(frozen=True, eq=False)
+class _Job:
+    """What every process is sent.
+
+    Attributes:
+        model: on the CPU.
+        hooks: of the training; pickled with the model, as they know it.
+        objective: what is trained for.
+        images: on the CPU.
+        labels: on the CPU.
+        spec: of the training.
+        seed: of the training.
+        threads: of the CPU, for a process.
+        checkpoints: folder and seconds, or None.
+        outcome: file that the first process leaves its pickled outcome in; what a process returns has to
+            fit into a pipe, or it waits for ever.
+    """
+
+    model: Classifier
+    hooks: list[TrainingHook]
+    objective: str
+    images: Tensor
+    labels: Tensor
+    spec: TrainingSpec
+    seed: int
+    threads: int
+    checkpoints: tuple[Path, float] | None
+    outcome: Path
+
+
+@dataclass(frozen=True, eq=False)
+class _Outcome:
+    """What the first process comes back with.
+
+    Attributes:
+        weights: of the trained model.
+        hooks: state of each.
+        losses: of the epochs.
+        diverged: what was not finite, or None.
+    """
+
+    weights: dict[str, Tensor]
+    hooks: list[dict[str, Tensor]]
+    losses: list[float]
+    diverged: str | None
+
+
+def train_on_devices(
+    model: Classifier,
+    objective: str,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    spec: TrainingSpec,
+    seed: int,
+    devices: int,
+    hooks: Sequence[TrainingHook] = (),
+    checkpoints: Checkpoints | None = None,
+) -> list[float]:
+    """Trains a model in place, as ``train`` does, with every batch divided among devices.
+
+    Orders, views, losses and BatchNorm are those of the whole batch, so the number of devices changes
+    nothing but how sums are rounded.
+
+    Args:
+        model: see ``train``; its device is of the kind that is used: GPUs, or the CPU, whose processes have
+            as many threads as this one.
+        objective: see ``train``.
+        images: see ``train``.
+        labels: see ``train``.
+        spec: see ``train``.
+        seed: see ``train``.
+        devices: how many, at least 2.
+        hooks: see ``train``; picklable. Those in all processes are told, and the first one's are heard.
+        checkpoints: see ``train``.
+
+    Returns:
+        Mean loss of each epoch.
+
+    Raises:
+        DivergedError: see ``train``.
+        InputError: if a batch cannot be divided, or there are too few GPUs.
+    """
+    from lightning_fabric import Fabric
+    from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+    from torch.multiprocessing.spawn import ProcessExitedException
+
+    batch = min(spec.batch_size, len(images))
+    if batch % devices:
+        raise InputError(f"a batch of {batch} images cannot be divided among {devices} devices: --batch-size")
+    device = next(model.parameters()).device
+    if device.type == "cuda" and devices > torch.cuda.device_count():
+        raise InputError(f"--gpus {devices}: there are {torch.cuda.device_count()} usable ones here")
+    fabric = Fabric(
+        accelerator=device.type,
+        devices=devices,
+        strategy="ddp_spawn",
+        # Whatever has started this process, be it Slurm, has not started the others.
+        plugins=[LightningEnvironment()],
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        job = _Job(
+            model=model.cpu(),
+            hooks=[*hooks],
+            objective=objective,
+            images=images.cpu(),
+            labels=labels.cpu(),
+            spec=spec,
+            seed=seed,
+            threads=torch.get_num_threads(),
+            checkpoints=None if checkpoints is None else (checkpoints.folder, checkpoints.seconds),
+            outcome=Path(folder) / "outcome.pkl",
+        )
+        try:
+            # Its types know only functions of no further arguments; it takes no frozen dataclass either.
+            fabric.launch(_train, pickle.dumps(job))  # type: ignore[arg-type]
+        except ProcessExitedException:
+            if checkpoints is not None and checkpoints.notice is not None:
+                checkpoints.notice.answer()
+            raise
+        finally:
+            model.to(device)
+        outcome: _Outcome = pickle.loads(job.outcome.read_bytes())  # noqa: S301 - from _train
+    if outcome.diverged is not None:
+        raise DivergedError(outcome.diverged)
+    model.load_state_dict(outcome.weights)
+    model.eval()
+    for hook, state in zip(hooks, outcome.hooks, strict=True):
+        hook.restore(state)
+    return outcome.losses
+
+
+def _train(fabric: "Fabric", sent: bytes) -> None:
+    """What each process does."""
+    job: _Job = pickle.loads(sent)  # noqa: S301 - from train_on_devices
+    torch.set_num_threads(job.threads)
+    # The first process leaves when a notice comes, which takes the others with it.
+    signal.signal(NOTICE, _leave if fabric.is_global_zero else signal.SIG_IGN)
+    model = job.model.to(fabric.device)
+    diverged, losses = None, list[float]()
+    with notices_held() as notice:
+        try:
+            losses = train(
+                model,
+                job.objective,
+                job.images.to(fabric.device),
+                job.labels.to(fabric.device),
+                spec=job.spec,
+                seed=job.seed,
+                hooks=job.hooks,
+                checkpoints=None
+                if job.checkpoints is None
+                else Checkpoints(job.checkpoints[0], seconds=job.checkpoints[1], notice=notice),
+                fabric=fabric,
+            )
+        except DivergedError as error:
+            diverged = str(error)
+    if fabric.is_global_zero:
+        weights = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
+        outcome = _Outcome(weights, [dict(hook.state()) for hook in job.hooks], losses, diverged)
+        job.outcome.write_bytes(pickle.dumps(outcome))
+    fabric.barrier()
+    dist.destroy_process_group()  # whose threads abort a process that ends before
+
+
+def _leave(number: int, frame: "FrameType | None") -> None:
+    raise SystemExit(1)
