@@ -12,8 +12,9 @@ install: $(VENV)/.installed
 report: $(VENV)/.installed
 	$(BIN)/pie-report --model simclr_r18 --merge 0.5 $(if $(OUT),--out $(OUT))
 
+# Two processes with a thread each; a file's tests share what they set up, and stay together.
 test: $(VENV)/.tested chromium lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 # Kills, stops, full disks and damaged files, about 15 minutes on 2 cores; see docs/faults.md. No part of make test.
 test-faults: $(VENV)/.installed

@@ -1,7 +1,7 @@
 """One network is trained on several devices, a process for each, by the one training loop."""
 
+import io
 import logging
-import pickle
 import signal
 import tempfile
 from collections.abc import Sequence
@@ -36,11 +36,11 @@ class _Job:
     """What every process is sent.
 
     Attributes:
-        model: on the CPU.
-        hooks: of the training; pickled with the model, as they know it.
+        model: to be trained.
+        hooks: of the training, which know the model.
         objective: what is trained for.
-        images: on the CPU.
-        labels: on the CPU.
+        images: of the training.
+        labels: of the images.
         spec: of the training.
         seed: of the training.
         threads: of the CPU, for a process.
@@ -133,27 +133,27 @@ def train_on_devices(
     )
     with tempfile.TemporaryDirectory() as folder:
         job = _Job(
-            model=model.cpu(),
+            model=model,
             hooks=[*hooks],
             objective=objective,
-            images=images.cpu(),
-            labels=labels.cpu(),
+            images=images,
+            labels=labels,
             spec=spec,
             seed=seed,
             threads=torch.get_num_threads(),
             checkpoints=None if checkpoints is None else (checkpoints.folder, checkpoints.seconds),
             outcome=Path(folder) / "outcome.pkl",
         )
+        sent = io.BytesIO()
+        torch.save(job, sent)
         try:
             # Its types know only functions of no further arguments; it takes no frozen dataclass either.
-            fabric.launch(_train, pickle.dumps(job))  # type: ignore[arg-type]
+            fabric.launch(_train, sent.getvalue())  # type: ignore[arg-type]
         except ProcessExitedException:
             if checkpoints is not None and checkpoints.notice is not None:
                 checkpoints.notice.answer()
             raise
-        finally:
-            model.to(device)
-        outcome: _Outcome = pickle.loads(job.outcome.read_bytes())  # noqa: S301 - from _train
+        outcome: _Outcome = torch.load(job.outcome, map_location=device, weights_only=False)  # from _train
     if outcome.diverged is not None:
         raise DivergedError(outcome.diverged)
     model.load_state_dict(outcome.weights)
@@ -165,19 +165,19 @@ def train_on_devices(
 
 def _train(fabric: "Fabric", sent: bytes) -> None:
     """What each process does."""
-    job: _Job = pickle.loads(sent)  # noqa: S301 - from train_on_devices
+    # From train_on_devices. All tensors, those of hooks among them, come to this process's device.
+    job: _Job = torch.load(io.BytesIO(sent), map_location=fabric.device, weights_only=False)
     torch.set_num_threads(job.threads)
     # The first process leaves when a notice comes, which takes the others with it.
     signal.signal(NOTICE, _leave if fabric.is_global_zero else signal.SIG_IGN)
-    model = job.model.to(fabric.device)
     diverged, losses = None, list[float]()
     with notices_held() as notice:
         try:
             losses = train(
-                model,
+                job.model,
                 job.objective,
-                job.images.to(fabric.device),
-                job.labels.to(fabric.device),
+                job.images,
+                job.labels,
                 spec=job.spec,
                 seed=job.seed,
                 hooks=job.hooks,
@@ -189,9 +189,8 @@ def _train(fabric: "Fabric", sent: bytes) -> None:
         except DivergedError as error:
             diverged = str(error)
     if fabric.is_global_zero:
-        weights = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
-        outcome = _Outcome(weights, [dict(hook.state()) for hook in job.hooks], losses, diverged)
-        job.outcome.write_bytes(pickle.dumps(outcome))
+        hooks = [dict(hook.state()) for hook in job.hooks]
+        torch.save(_Outcome(job.model.state_dict(), hooks, losses, diverged), job.outcome)
     fabric.barrier()
     dist.destroy_process_group()  # whose threads abort a process that ends before
 
