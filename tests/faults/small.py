@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pie_report import cli
+from pie_report import cli, commands
 
 OPTIONS = ("--model", "simclr_wrn16_2", "--members", "3", "--width", "4", "--epochs", "1", "--merge", "0.5")
 IMAGES, FIGURES = 4, ("accuracy-cost", "cka")
@@ -33,7 +33,7 @@ def note_training() -> None:
     trained.train = noted
 
 
-def report(flags: cli.Report) -> None:
+def report(flags: commands.Report) -> None:
     """The command, which loads what is to be changed only when it runs."""
     from figures import thesis
     from pie_report import attribution_maps
@@ -41,11 +41,11 @@ def report(flags: cli.Report) -> None:
     note_training()
     attribution_maps.IMAGES = IMAGES
     thesis.FIGURES = {name: thesis.FIGURES[name] for name in FIGURES}
-    cli._report(flags)
+    commands.report(flags)
 
 
 if __name__ == "__mp_main__":
     note_training()
 if __name__ == "__main__":
-    cli._COMMANDS["report"] = (cli.Report, report)
+    commands.COMMANDS["report"] = (commands.Report, report)
     sys.exit(cli.main(["report", *OPTIONS, *sys.argv[3:]]))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pie_report import cli
+from pie_report import cli, commands
 from pie_report.report import Report
 
 Complaint = Callable[..., str]
@@ -403,7 +403,7 @@ def test_failures_have_a_status_of_their_own(
 ) -> None:
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = [signal.getsignal(number) for number in numbers]
-    monkeypatch.setitem(cli._COMMANDS, "gallery", (cli.Gallery, command))
+    monkeypatch.setitem(commands.COMMANDS, "gallery", (commands.Gallery, command))
     assert cli.main(["gallery", "x"]) == status
     printed = capsys.readouterr()
     assert (printed.out, printed.err) == ("", expected)
@@ -411,7 +411,7 @@ def test_failures_have_a_status_of_their_own(
 
 
 def test_a_signal_that_is_ignored_stays_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(cli._COMMANDS, "gallery", (cli.Gallery, get(signal.SIGINT)))
+    monkeypatch.setitem(commands.COMMANDS, "gallery", (commands.Gallery, get(signal.SIGINT)))
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in the background of a script
     try:
         assert cli.main(["gallery", "x"]) == 0
@@ -561,12 +561,12 @@ def test_a_comparison_from_files_to_a_folder(
 
 
 def test_a_store_has_three_places(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert cli.Places().open_store().root == elsewhere / "store"
-    assert cli.Places(store=Path("mine")).open_store().root == Path("mine")
+    assert commands.Places().open_store().root == elsewhere / "store"
+    assert commands.Places(store=Path("mine")).open_store().root == Path("mine")
     monkeypatch.delenv("PIE_STORE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(elsewhere / "cache"))
     if os.name == "posix" and sys.platform != "darwin":
-        assert cli.Places().open_store().root == elsewhere / "cache" / "pie-toolkit"
+        assert commands.Places().open_store().root == elsewhere / "cache" / "pie-toolkit"
 
 
 def test_a_reader_that_leaves_ends_the_command_in_silence() -> None:

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from pie_report import cli
+from pie_report.command_line import command_line
 from pie_report.members import Population
 from pie_report.network_scores import compute_scores, score_table
 from pie_report.pipeline import describe, open_population
@@ -140,7 +141,7 @@ def test_what_is_asked_is_described(people: Population) -> None:
     sections = describe(spec, people, "pie report")
     assert (sections["spec"]["judged"], sections["data"]["n_test"]) == ("train", 901)
     assert sections["spec"]["training"]["train_share"] == 0.7
-    command = cli._command_line(spec)
+    command = command_line(spec)
     assert " --judged train --train-share 0.7 --forgetting --seed 6" in command
 
 

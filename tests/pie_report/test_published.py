@@ -4,6 +4,9 @@ from pathlib import Path
 import pytest
 
 from pie_report import attribution_maps, cli, layer_similarity
+from pie_report.command_line import command_line
+from pie_report.commands import Report
+from pie_report.parsing import parse
 from pie_report.published import PUBLISHED
 from population.spec import ReportSpec
 
@@ -24,7 +27,7 @@ TINY = (
 
 
 def parsed(*argv: str) -> ReportSpec:
-    return cli._parse(cli.Report, "report", [*argv]).spec
+    return parse(Report, "report", [*argv]).spec
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -43,9 +46,16 @@ def test_a_preset_is_where_a_command_begins(name: str) -> None:
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_preset_says_all_of_itself_in_its_command(name: str) -> None:
     spec = PUBLISHED[name].spec
-    command = cli._command_line(spec)
+    command = command_line(spec)
     assert "preset" not in command
     assert parsed(*command.split()[2:]) == spec
+
+
+def test_a_command_says_how_many_devices_train_a_member() -> None:
+    spec = ReportSpec(merge=(0.5,))
+    assert "--gpus" not in command_line(spec, devices=1)
+    again = parse(Report, "report", command_line(spec, devices=2).split()[2:])
+    assert (again.spec, again.execution.devices) == (spec, 2)
 
 
 @pytest.mark.parametrize("name", ["hooker2019", "corti2022", "wang2025"])
