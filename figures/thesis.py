@@ -170,20 +170,20 @@ _PIXEL = ("sample_id", "row", "column")
 
 
 def _accuracy_cost(summary: pd.DataFrame) -> pd.DataFrame:
-    table = _numbers(_per_repair(summary), _COST)[["condition", "method", *_COST]]
+    table = _numbers(_per_series(summary), _COST)[["condition", "method", *_COST]]
     is_dense = table["method"].isin(plots.DENSE_METHODS)
     table = table[table["accuracy"].notna() & (is_dense | table["params_kept"].notna())]
     compressed = ~table["method"].isin(plots.DENSE_METHODS)
     return table if compressed.any() else table.head(0)
 
 
-def _per_repair(summary: pd.DataFrame) -> pd.DataFrame:
-    """Returns the table with a method of its own for each repair, where there are several."""
-    compressed = ~summary["method"].isin(plots.DENSE_METHODS)
-    if "repair" not in summary or summary.loc[compressed, "repair"].nunique() < 2:
-        return summary
-    named = summary["method"].str.cat(summary["repair"].astype(str), sep=" ")
-    return summary.assign(method=named.where(compressed, summary["method"]))
+def _per_series(summary: pd.DataFrame) -> pd.DataFrame:
+    """Returns the table with a method of its own for each repair and schedule in the names."""
+    named = [
+        f"{method}{' '.join(['', *condition.split()[2:]])}" if condition.startswith(f"{method} ") else method
+        for condition, method in zip(summary["condition"], summary["method"], strict=True)
+    ]
+    return summary.assign(method=named)
 
 
 def _class_change(classes: pd.DataFrame) -> pd.DataFrame:

@@ -18,7 +18,6 @@ from pie.effects import layout_effects
 from pie.overlap import pairwise_overlap
 from pie_report.report import Report
 from population.errors import InputError
-from population.predictions import Predictions
 
 _COLUMNS = (
     "condition", "method", "amount", "repair", "design", "k", "accuracy", "accuracy_low", "accuracy_high",
@@ -71,11 +70,12 @@ def load_runs(folders: Sequence[Path]) -> dict[str, Report]:
     for folder, report in zip(folders, reports, strict=True):
         if report.predictions["dense"].k == 1:
             raise InputError(f"{folder} is of a single network; pie across compares populations")
-        _check_same_images(folders[0], reports[0].predictions["dense"], folder, report.predictions["dense"])
+        _check_same_images(folders[0], reports[0], folder, report)
     return dict(zip(_names(folders, reports), reports, strict=True))
 
 
-def _check_same_images(first: Path, reference: Predictions, folder: Path, other: Predictions) -> None:
+def _check_same_images(first: Path, one: Report, folder: Path, another: Report) -> None:
+    reference, other = one.predictions["dense"], another.predictions["dense"]
     if set(reference.sample_id.tolist()) != set(other.sample_id.tolist()):
         raise InputError(f"{first} and {folder} are of different images")
     label = other.align(reference.sample_id).label
@@ -83,6 +83,9 @@ def _check_same_images(first: Path, reference: Predictions, folder: Path, other:
         None if reference.label is None else reference.label.tolist()
     ):
         raise InputError(f"{first} and {folder} give the same images different true labels")
+    prints = {report.document["data"]["fingerprint"] for report in (one, another)} - {None}
+    if len(prints) > 1:
+        raise InputError(f"{first} and {folder} are of different data, whose images have the same names")
 
 
 def _names(folders: Sequence[Path], reports: Sequence[Report]) -> list[str]:
@@ -114,13 +117,39 @@ def compare_across(runs: Mapping[str, Report], *, seed: int) -> Across:
         seed: of the rearrangements.
     """
     first = next(iter(runs.values())).predictions["dense"]
-    overlap = _overlap(runs, first.sample_id)
+    names = _condition_names(runs)
+    populations = [_population_rows(n, r, names[n]) for n, r in runs.items()]
     return Across(
         runs=pd.DataFrame([_run_row(name, report) for name, report in runs.items()]),
-        populations=pd.concat([_population_rows(n, r) for n, r in runs.items()], ignore_index=True),
-        overlap=overlap,
-        effects=_effects(runs, seed=seed),
+        populations=pd.concat(populations, ignore_index=True),
+        overlap=_overlap(runs, names, first.sample_id),
+        effects=_effects(runs, names, seed=seed),
     )
+
+
+def _condition_names(runs: Mapping[str, Report]) -> dict[str, dict[str, str]]:
+    """For each run the names of its conditions here, by those that it has for them.
+
+    Two conditions have one name here if networks were compressed in the same way: with the same repair and,
+    where they were pruned, with the same weights in the comparison.
+    """
+    ways = {name: {c["condition"]: _way(c) for c in r.document["compressed"]} for name, r in runs.items()}
+    known = list(dict.fromkeys(way for found in ways.values() for way in found.values()))
+
+    def called(way: tuple[str, ...]) -> str:
+        alike = [other for other in known if other[0] == way[0]]
+        telling = [part for part in range(1, len(way)) if len({other[part] for other in alike}) > 1]
+        return " ".join([way[0], *(way[part] for part in telling)])
+
+    return {name: {title: called(way) for title, way in found.items()} for name, found in ways.items()}
+
+
+def _way(condition: Mapping[str, Any]) -> tuple[str, ...]:
+    """What a condition did: method, amount and schedule; repair; what else was chosen."""
+    repair, pruning = condition["repair"], condition["pruning"]
+    title = str(condition["condition"]).removesuffix(f" {repair}")
+    chosen = "" if pruning is None else f"({pruning['scope']}{', classifier' * pruning['classifier']})"
+    return title, str(repair), chosen
 
 
 def _run_row(name: str, report: Report) -> dict[str, Any]:
@@ -138,24 +167,34 @@ def _run_row(name: str, report: Report) -> dict[str, Any]:
     }
 
 
-def _population_rows(name: str, report: Report) -> pd.DataFrame:
+def _population_rows(name: str, report: Report, names: Mapping[str, str]) -> pd.DataFrame:
     summary = report.tables["summary"].reindex(columns=list(_COLUMNS))
+    summary = summary.assign(condition=[names.get(title, title) for title in summary["condition"]])
     images = report.document["data"]["n_test"]
     return summary.assign(run=name, images=images)[["run", *_COLUMNS, "images"]]
 
 
-def _paired(report: Report) -> list[str]:
-    return [c["condition"] for c in report.document["compressed"] if c["design"] == "paired"]
+def _paired(report: Report, names: Mapping[str, str]) -> dict[str, str]:
+    """Titles of the paired conditions in the report, by their names here."""
+    paired = [c["condition"] for c in report.document["compressed"] if c["design"] == "paired"]
+    return {names[title]: title for title in paired}
 
 
-def _pie_rows(report: Report, sample_id: NDArray[np.str_]) -> dict[str, pd.DataFrame]:
+def _pie_rows(
+    report: Report, names: Mapping[str, str], sample_id: NDArray[np.str_]
+) -> dict[str, pd.DataFrame]:
     """Rows of the table ``pies`` of every condition, in the order of the ids."""
     parts = report.tables["pies"].groupby("condition", sort=False)
-    return {str(condition): rows.set_index("sample_id").loc[sample_id.tolist()] for condition, rows in parts}
+    return {
+        names[str(condition)]: rows.set_index("sample_id").loc[sample_id.tolist()]
+        for condition, rows in parts
+    }
 
 
-def _overlap(runs: Mapping[str, Report], sample_id: NDArray[np.str_]) -> pd.DataFrame:
-    rows = {name: _pie_rows(report, sample_id) for name, report in runs.items()}
+def _overlap(
+    runs: Mapping[str, Report], names: Mapping[str, Mapping[str, str]], sample_id: NDArray[np.str_]
+) -> pd.DataFrame:
+    rows = {name: _pie_rows(report, names[name], sample_id) for name, report in runs.items()}
     margins = [
         next(iter(parts.values()))["margin_dense"].to_numpy(dtype=float, na_value=np.nan)
         for parts in rows.values()
@@ -180,11 +219,18 @@ def _overlap(runs: Mapping[str, Report], sample_id: NDArray[np.str_]) -> pd.Data
     return table[["condition", *(c for c in table.columns if c != "condition")]]
 
 
-def _effects(runs: Mapping[str, Report], *, seed: int) -> pd.DataFrame:
-    shared = [c for c in _paired(next(iter(runs.values()))) if all(c in _paired(r) for r in runs.values())]
+def _effects(
+    runs: Mapping[str, Report], names: Mapping[str, Mapping[str, str]], *, seed: int
+) -> pd.DataFrame:
+    paired = {name: _paired(report, names[name]) for name, report in runs.items()}
+    first, *others = paired.values()
+    shared = [condition for condition in first if all(condition in other for other in others)]
     if len(shared) < 2:
         return pd.DataFrame()
-    values = pd.concat([_member_values(n, r, shared) for n, r in runs.items()], ignore_index=True)
+    values = pd.concat(
+        [_member_values(n, r, {c: paired[n][c] for c in shared}) for n, r in runs.items()],
+        ignore_index=True,
+    )
     outcomes = [name for name in ("flips", "accuracy_change") if values[name].notna().all()]
     tables = [
         layout_effects(values.rename(columns={outcome: "value"}), seed=seed).assign(outcome=outcome)
@@ -194,12 +240,12 @@ def _effects(runs: Mapping[str, Report], *, seed: int) -> pd.DataFrame:
     return table[["outcome", *(c for c in table.columns if c != "outcome")]]
 
 
-def _member_values(name: str, report: Report, conditions: Sequence[str]) -> pd.DataFrame:
-    """Outcomes of every member under every condition."""
+def _member_values(name: str, report: Report, titles: Mapping[str, str]) -> pd.DataFrame:
+    """Outcomes of every member under every condition, whose titles in the report are given by name."""
     dense = report.predictions["dense"]
     tables = []
-    for condition in conditions:
-        after = report.predictions[condition].align(dense.sample_id)
+    for condition, title in titles.items():
+        after = report.predictions[title].align(dense.sample_id)
         flips = (after.predicted != dense.predicted).mean(axis=1)
         change: NDArray[np.float64] | None = None
         if dense.label is not None:

@@ -24,25 +24,25 @@ def command_line(spec: ReportSpec, *, devices: int = 1) -> str:
     parts += ["--data", display_name(named.data)]
     for name in ("mean", "std"):
         numbers = getattr(own, name)
-        parts += [f"--{name}", *(f"{v:g}" for v in numbers)] if numbers else []
+        parts += [f"--{name}", *map(_word, numbers)] if numbers else []
     for name in METHOD_NAMES:
         amounts = getattr(spec, name)
-        parts += [f"--{name}", *(f"{a:g}" for a in amounts)] if amounts else []
+        parts += [f"--{name}", *map(_word, amounts)] if amounts else []
     parts += [] if own.checkpoints else ["--members", str(named.members)]
     parts += ["--probe", *spec.probe, "--repair", *spec.repair]
     parts += _schedule_parts(spec.timing)
     for name in ("width", "stem", "epochs", "batch_size", "evaluation"):
         value = getattr(named, name)
         parts += [] if value is None else [f"--{name.replace('_', '-')}", str(value)]
-    parts += [] if named.label_fraction is None else ["--label-fraction", f"{named.label_fraction:g}"]
+    parts += [] if named.label_fraction is None else ["--label-fraction", _word(named.label_fraction)]
     parts += ["--exclude-diverged"] if named.exclude_diverged else []
     parts += ["--judged", named.judged] if named.judged != "test" else []
-    parts += ["--train-share", f"{named.train_share:g}"] if named.train_share < 1 else []
+    parts += ["--train-share", _word(named.train_share)] if named.train_share < 1 else []
     parts += ["--forgetting"] if named.forgetting else []
     given = named.attributes
     if given.label_column is not None:
         parts += ["--groups", "FILE", "--label-column", shlex.quote(given.label_column)]
-        parts += ["--label-bins", *(f"{b:g}" for b in given.label_bins)] if given.label_bins else []
+        parts += ["--label-bins", *map(_word, given.label_bins)] if given.label_bins else []
     parts += ["--gpus", str(devices)] if devices > 1 else []
     return " ".join([*parts, "--seed", str(named.seed)])
 
@@ -56,5 +56,11 @@ def _schedule_parts(timing: ScheduleSpec) -> list[str]:
             continue
         words = value if isinstance(value, tuple) else () if value is True else (value,)
         parts.append(f"--{option.name.replace('_', '-')}")
-        parts += [f"{word:g}" if isinstance(word, float) else str(word) for word in words]
+        parts += [_word(word) if isinstance(word, float) else str(word) for word in words]
     return parts
+
+
+def _word(number: float) -> str:
+    """A number as short as it can be without becoming another one."""
+    short = f"{number:g}"
+    return short if float(short) == number else repr(number)

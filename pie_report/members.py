@@ -1,7 +1,6 @@
 """Members of a population: compressed and asked for predictions, each once, through the store."""
 
 import json
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -17,9 +16,10 @@ from torch import Tensor
 
 from compressors.apply import apply_plan
 from compressors.contract import CompressionPlan
+from compressors.cost import measure_cost
 from pie_report.knn_probe import NEIGHBOURS, TEMPERATURE, knn_answers
 from pie_report.methods import METHODS
-from pie_report.scheduled import ScheduledMembers, compressor_options, prune_head, train_on
+from pie_report.scheduled import ScheduledMembers, achieved, compressor_options, prune_head, train_on
 from pie_report.trained import TrainedMembers
 from population.errors import InputError
 from population.predictions import Predictions
@@ -240,6 +240,9 @@ class Population:
         images = self.learnt_images(index)[:CALIBRATION_IMAGES]
         # Chunks of nearly equal size, so that no batch is too small to have statistics.
         chunks = images.chunk(-(-len(images) // 500))
+        options = compressor_options(condition)
+        if condition.classifier and condition.schedule is not None and not self.trained.trains_head:
+            options["classifier"] = False  # the one that is fitted after more training is pruned then
         result = METHODS[condition.method](
             dense,
             self.example,
@@ -247,7 +250,7 @@ class Population:
             seed=seed,
             repair=condition.repair,
             calibration=[next(batches(chunk)) for chunk in chunks],
-            **compressor_options(condition),
+            **options,
         )
         plan, network = result.plan, self._rebuild(dense, result.plan)
         if condition.schedule is not None:
@@ -261,6 +264,20 @@ class Population:
             "calibration_images": result.calibration_images,
         }
         costs = {"before": asdict(result.cost.before), "after": asdict(result.cost.after), "change": change}
+        self._save_costs(costs, condition, network, plan, folder)
+
+    def _save_costs(
+        self,
+        costs: dict[str, dict[str, Any]],
+        condition: CompressionSpec,
+        network: Network,
+        plan: CompressionPlan,
+        folder: Path,
+    ) -> None:
+        """Writes costs; a classifier may have been pruned once more after it was fitted."""
+        if condition.classifier:
+            after = asdict(measure_cost(network, self.example, plan.masks))
+            costs = {**costs, "after": after, "change": {**costs["change"], "achieved": achieved(plan)}}
         (folder / "cost.json").write_text(json.dumps(costs, indent=1))
 
     def _probe(self, index: int, condition: CompressionSpec, folder: Path) -> None:
@@ -275,9 +292,11 @@ class Population:
             found.predictions.save(folder / "predictions.npz")
             (folder / "votes.json").write_text(json.dumps({"without_features": found.without_features}))
             return
-        self._refitted(index, network, condition, plan).save(folder / "plan.safetensors")
+        plan = self._refitted(index, network, condition, plan)
+        plan.save(folder / "plan.safetensors")
         predict(network, self.test_images, self.data.test.samples).save(folder / "predictions.npz")
-        shutil.copyfile(encoder / "cost.json", folder / "cost.json")
+        costs = json.loads((encoder / "cost.json").read_text())
+        self._save_costs(costs, condition, network, plan, folder)
 
     def _refitted(
         self, index: int, network: Network, condition: CompressionSpec, plan: CompressionPlan

@@ -2,15 +2,17 @@
 
 import contextlib
 import io
+import itertools
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import tyro
 
 from pie_report.commands import EXAMPLES, Report
 from population.errors import InputError
-from population.spec import METHOD_NAMES
+from population.spec import METHOD_NAMES, ReportSpec
 
 if TYPE_CHECKING:
     from pie_report.published import Published
@@ -35,7 +37,7 @@ def parse(flags_type: type[_T], name: str, arguments: list[str]) -> _T:
     _check_amounts(arguments)
     summary = (flags_type.__doc__ or "").splitlines()[0]
     preset = _preset(arguments) if flags_type is Report else None
-    begin: dict[str, Any] = {} if preset is None else {"default": Report(preset.spec)}
+    begin: dict[str, Any] = {} if preset is None else {"default": Report(_begun(preset.spec, arguments))}
     if preset is not None:
         summary = "\n\n".join([summary, preset.source, "Different here: " + "; ".join(preset.deviations)])
     captured = io.StringIO()
@@ -68,6 +70,21 @@ def _preset(arguments: Sequence[str]) -> "Published | None":
 
             return published(value if equals else arguments[place + 1])
     return None
+
+
+def _begun(spec: ReportSpec, arguments: Sequence[str]) -> ReportSpec:
+    """A preset as far as it goes with the schedule that a command names."""
+    places = [i for i, argument in enumerate(arguments) if argument.split("=")[0] == "--schedule"]
+    if not places:
+        return spec
+    first = arguments[places[0]].split("=")[1:]
+    rest = itertools.takewhile(lambda word: not word.startswith("--"), arguments[places[0] + 1 :])
+    schedule, timing = (*first, *rest), spec.timing
+    if "gradual" not in schedule:
+        timing = replace(timing, prune_window=(), prune_every=None)
+    if "end" not in schedule:
+        timing = replace(timing, finetune_epochs=(0,))
+    return replace(spec, timing=timing)
 
 
 def _check_amounts(arguments: list[str]) -> None:

@@ -71,6 +71,7 @@ def open_members(
     """
     if devices > 1:
         _check_devices(spec, devices)
+    _check_probe(spec)
     if not spec.own.checkpoints:
         return open_population(
             spec.population, store=store, data_dir=data_dir, download=download, devices=devices
@@ -93,6 +94,19 @@ def _check_devices(spec: ReportSpec, devices: int) -> None:
             raise InputError(
                 f"--gpus {devices}: networks that lose channels midway train on one device: --gpus 1"
             )
+
+
+def _check_probe(spec: ReportSpec) -> None:
+    """Raises InputError if some networks would have a new classifier, and others the one they trained."""
+    if spec.own.checkpoints or spec.probe[0] != "refit":
+        return
+    check_model_name(spec.population.model)
+    objective = split_name(spec.population.model)[0]
+    if OBJECTIVES[objective].trains_head and any(c.design == "independent" for c in spec.conditions):
+        raise InputError(
+            f"--probe refit: {objective} networks that are compressed while they train keep the classifier"
+            " that they trained; --probe frozen keeps that of the others as well"
+        )
 
 
 def open_population(
@@ -138,6 +152,10 @@ def open_population(
         training = replace(training, epochs=spec.epochs)
     if spec.batch_size is not None:
         training = replace(training, batch_size=spec.batch_size)
+    if training.batch_size % devices:
+        raise InputError(
+            f"--gpus {devices} cannot divide batches of {training.batch_size} images: --batch-size"
+        )
     training, labels = use_labels(spec, training, chosen.finetuning, data.train.samples.label)
     model = model_spec(
         spec.model,
@@ -353,7 +371,7 @@ def run(
     """
     population = finish_members(
         population,
-        (*_identity(spec), *spec.conditions, *further_conditions(spec)),
+        (*_identity(spec), *spec.conditions, *further_conditions(population, spec)),
         progress,
         scores=True,
         workers=workers,

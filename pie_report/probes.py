@@ -43,17 +43,29 @@ class ProbeComparison:
         }
 
 
-def further_conditions(spec: ReportSpec) -> tuple[CompressionSpec, ...]:
+def further_conditions(population: Population, spec: ReportSpec) -> tuple[CompressionSpec, ...]:
     """What every member is asked besides the report's conditions, for the table of probes.
 
-    Networks that were trained on their own have the probe that they ended with, and no other.
+    Args:
+        population: the members.
+        spec: the probes and conditions.
     """
-    paired = [condition for condition in spec.conditions if condition.design == "paired"]
-    return tuple(
-        replace(condition, probe=probe)
-        for probe in spec.probe[1:]
-        for condition in (*_dense_condition(probe), *paired)
-    )
+    dense = [condition for probe in spec.probe[1:] for condition in _dense_condition(probe)]
+    asked = [replace(c, probe=p) for c in spec.conditions for p in _probes(population, c, spec)[1:]]
+    return (*dense, *asked)
+
+
+def _probes(population: Population, condition: CompressionSpec, spec: ReportSpec) -> tuple[str, ...]:
+    """Under which probes a condition is asked; the first one is the report's.
+
+    Networks that were trained on their own have the probe that they ended with, and no other. Encoders that
+    train on after compression get a new one, so that there is no frozen one.
+    """
+    if condition.design == "independent":
+        return (spec.probe[0],)
+    if condition.schedule is not None and not population.trained.trains_head:
+        return ("refit", *(probe for probe in spec.probe[1:] if probe == "knn"))
+    return spec.probe
 
 
 def _dense_condition(probe: str) -> tuple[CompressionSpec, ...]:
@@ -77,20 +89,21 @@ def compare_probes(
     Returns:
         None if there is one probe only, or no condition has several.
     """
-    if len(spec.probe) < 2 or all(condition.design == "independent" for condition in spec.conditions):
+    if all(len(_probes(population, condition, spec)) < 2 for condition in spec.conditions):
         return None
     seed = population.member.seed
     before = {spec.probe[0]: dense}
     for probe in spec.probe[1:]:
-        own = _dense_condition(probe)
-        before[probe] = population.compressed_population(own[0]) if own else dense
+        alone = _dense_condition(probe)
+        before[probe] = population.compressed_population(alone[0]) if alone else dense
     rows = []
     for condition, result in zip(spec.conditions, results, strict=True):
-        if condition.design == "independent":
+        own, *others = _probes(population, condition, spec)
+        if not others:
             continue
-        first = _row(result.condition, spec.probe[0], dense, result.predictions, result.pies, seed)
+        first = _row(result.condition, own, dense, result.predictions, result.pies, seed)
         rows.append({**first, **dict.fromkeys((*_OVERLAP, "without_features"))})
-        for probe in spec.probe[1:]:
+        for probe in others:
             asked = replace(condition, probe=probe)
             after = population.compressed_population(asked)
             pies = find_pies(before[probe], after, design=result.pies.design, seed=seed)

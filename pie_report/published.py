@@ -47,7 +47,7 @@ _CORTI = (
     "Corti et al. 2022, arXiv 2207.00200, and its code: CIFAR-10, WRN-16-2, SupCon, 30 networks, 500 epochs"
     " of batches of 1024; 0.3, 0.5, 0.7 and 0.9 by one-shot pruning with 30 epochs after it, and gradually,"
     " early or late (steps 2440 to 4760 every 62), layer by layer; the classifier is pruned as well. Its"
-    " supervised side: --model supervised_wrn16_2 --epochs 205 --batch-size 128"
+    " supervised side: --model supervised_wrn16_2 --epochs 205 --batch-size 128 --probe frozen"
 )
 _CORTI_DEVIATIONS = (
     "the early window, steps 0 to 2320, is ours: of the late one's length, as the paper's was not found",

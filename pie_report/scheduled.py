@@ -20,6 +20,7 @@ from compressors.gradual import window_of
 from compressors.magnitude import magnitude_masks
 from pie_report.methods import METHODS
 from pie_report.trained import TrainedMembers, note_divergence, raise_divergence, save_trained
+from population.errors import InputError
 from population.schedule import Schedule
 from population.spec import CompressionSpec, key
 from ssl_models.backbones import Classifier
@@ -52,8 +53,10 @@ def steps_of(schedule: Schedule, *, total: int) -> Steps:
     """Settles a schedule for a training of ``total`` steps.
 
     Raises:
-        InputError: if its window does not fit in.
+        InputError: if its window does not fit in, or there is no middle.
     """
+    if schedule.when == "midway" and total < 2:
+        raise InputError("--schedule midway needs a training of at least 2 steps, not 1")
     if schedule.when == "gradual":
         window = window_of(*schedule.window, schedule.every, total=total)
         return Steps(window.first, window.last, window.every, total)
@@ -153,7 +156,7 @@ class ScheduledMembers:
             "after": asdict(measure_cost(network, self._example, plan.masks)),
             "change": {
                 "requested": self.condition.amount,
-                "achieved": _achieved(plan),
+                "achieved": achieved(plan),
                 "calibration_images": 0,
             },
         }
@@ -204,7 +207,7 @@ class ScheduledMembers:
         return window.sparsities(self.condition.amount)
 
 
-def _achieved(plan: CompressionPlan) -> float:
+def achieved(plan: CompressionPlan) -> float:
     """Share of the weights that are zero, or of the channels that are gone."""
     if plan.masks:
         zeros = sum(int((~mask).sum()) for mask in plan.masks.values())

@@ -300,6 +300,8 @@ class TrainedMembers:
                     surgery=surgery,
                     checkpoints=checkpoints,
                 )
+            if surgery is not None:
+                raise ValueError("networks lose channels midway on one device alone")
             return train_on_devices(
                 network,
                 objective,
@@ -337,7 +339,7 @@ class TrainedMembers:
                 "width": model.width,
                 "stem": model.stem,
                 "resolution": self.data.resolution,
-                "devices": self.first.devices,
+                **({"devices": self.first.devices} if self.first.devices > 1 else {}),
                 **{n: v for n, v in asdict(training).items() if n != "augmentation"},
                 **asdict(training.augmentation),
             },

@@ -130,7 +130,7 @@ def submit(
         job_name=_job_name(array),
         time=slurm.minutes,
         signal_delay_s=min(_NOTICE, slurm.minutes * 60 // 4),
-        cpus_per_task=threads,
+        cpus_per_task=threads * max(1, slurm.gpus),  # a process for each
         array_parallelism=len(names),
         stderr_to_stdout=True,
         setup=[f"export {name}_NUM_THREADS={threads}" for name in ("OMP", "MKL", "OPENBLAS")],

@@ -412,7 +412,7 @@ class ReportSpec:
         population: the models and the data.
         own: networks that were trained elsewhere.
         merge: fractions of channels to merge away in every coupled group; each amount is a condition.
-        prune: fractions of weights to set to zero (global L1, unstructured).
+        prune: fractions of weights to set to zero, by their size, each alone.
         filters: fractions of channels to remove by the L1 norm of their filters.
         random: fractions of channels to remove at random.
         probe: the classifier after compression: frozen (kept) or refit (fitted again). Further ones
@@ -459,6 +459,10 @@ class ReportSpec:
             )
         if len(set(self.conditions)) < len(self.conditions):
             raise InputError("the same method and amount is given twice")
+        titles = [self.title(condition) for condition in self.conditions]
+        for title in titles:
+            if titles.count(title) > 1:
+                raise InputError(f"two conditions would both be called {title!r}: their numbers are too near")
         self._check_own()
         self._check_seeds()
 

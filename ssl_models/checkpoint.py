@@ -127,7 +127,8 @@ class Resumable:
         for index, parameter in enumerate(parameters):
             for name, saved in _below(f"optimizer/{index}/", tensors).items():
                 # In the parameter's memory format: the fused step goes over memory, not over indices.
-                moment = torch.empty_like(parameter) if saved.shape == parameter.shape else saved.clone()
+                alike = parameter if saved.shape == parameter.shape else saved
+                moment = torch.empty_like(alike, device=parameter.device)
                 self.optimizer.state[parameter][name] = moment.copy_(saved).detach()
         for name, tensor in self.progress.items():
             tensor.copy_(tensors[f"progress/{name}"])

@@ -48,6 +48,16 @@ class _Gather(torch.autograd.Function):
         return total[dist.get_rank()]
 
 
+def average_gradients(module: nn.Module) -> None:
+    """Makes gradients the mean of those of all processes, in place; by one message."""
+    gradients = [p.grad for p in module.parameters() if p.grad is not None]
+    together = torch.cat([gradient.flatten() for gradient in gradients])
+    dist.all_reduce(together)
+    sizes = [gradient.numel() for gradient in gradients]
+    for gradient, total in zip(gradients, torch.split(together, sizes), strict=True):
+        gradient.copy_(total.reshape(gradient.shape) / len(_ranks()))
+
+
 class CommonBatchNorm(_BatchNorm):
     """BatchNorm over the images of all processes, as if one of them had the whole batch.
 

@@ -1,10 +1,16 @@
 """One network is trained on several devices, a process for each, by the one training loop."""
 
+import atexit
+import contextlib
 import io
 import logging
+import multiprocessing
+import os
 import signal
 import tempfile
-from collections.abc import Sequence
+import threading
+import traceback
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +32,9 @@ if TYPE_CHECKING:
 
     from lightning_fabric import Fabric
 
+#: Variables that say where the processes of a training meet.
+_RENDEZVOUS = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "GROUP_RANK")
+
 # Every process says in several lines that it is there. Set here, so that it holds in all of them.
 for _name in ("distributed", "rank_zero"):
     logging.getLogger(f"lightning_fabric.utilities.{_name}").setLevel(logging.WARNING)
@@ -45,8 +54,9 @@ class _Job:
         seed: of the training.
         threads: of the CPU, for a process.
         checkpoints: folder and seconds, or None.
-        outcome: file that the first process leaves its pickled outcome in; what a process returns has to
-            fit into a pipe, or it waits for ever.
+        outcome: file that the first process leaves its outcome in; what a process returns has to fit into a
+            pipe, or it waits for ever.
+        failure: file for the traceback of the process that fails.
     """
 
     model: Classifier
@@ -59,6 +69,7 @@ class _Job:
     threads: int
     checkpoints: tuple[Path, float] | None
     outcome: Path
+    failure: Path
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,24 +124,16 @@ def train_on_devices(
     Raises:
         DivergedError: see ``train``.
         InputError: if a batch cannot be divided, or there are too few GPUs.
+        RuntimeError: if a process fails or is killed.
     """
-    from lightning_fabric import Fabric
-    from lightning_fabric.plugins.environments.lightning import LightningEnvironment
     from torch.multiprocessing.spawn import ProcessExitedException
 
     batch = min(spec.batch_size, len(images))
     if batch % devices:
-        raise InputError(f"a batch of {batch} images cannot be divided among {devices} devices: --batch-size")
+        raise InputError(f"--gpus {devices} cannot divide batches of {batch} images: --batch-size")
     device = next(model.parameters()).device
     if device.type == "cuda" and devices > torch.cuda.device_count():
         raise InputError(f"--gpus {devices}: there are {torch.cuda.device_count()} usable ones here")
-    fabric = Fabric(
-        accelerator=device.type,
-        devices=devices,
-        strategy="ddp_spawn",
-        # Whatever has started this process, be it Slurm, has not started the others.
-        plugins=[LightningEnvironment()],
-    )
     with tempfile.TemporaryDirectory() as folder:
         job = _Job(
             model=model,
@@ -142,34 +145,102 @@ def train_on_devices(
             seed=seed,
             threads=torch.get_num_threads(),
             checkpoints=None if checkpoints is None else (checkpoints.folder, checkpoints.seconds),
-            outcome=Path(folder) / "outcome.pkl",
+            outcome=Path(folder) / "outcome.pt",
+            failure=Path(folder) / "failure.txt",
         )
-        sent = io.BytesIO()
-        torch.save(job, sent)
         try:
-            # Its types know only functions of no further arguments; it takes no frozen dataclass either.
-            fabric.launch(_train, sent.getvalue())  # type: ignore[arg-type]
-        except ProcessExitedException:
+            _launch(job, device.type, devices)
+        except ProcessExitedException as error:
             if checkpoints is not None and checkpoints.notice is not None:
                 checkpoints.notice.answer()
+            if job.failure.exists():
+                raise RuntimeError(f"a process failed:\n{job.failure.read_text()}") from error
             raise
-        outcome: _Outcome = torch.load(job.outcome, map_location=device, weights_only=False)  # from _train
+        outcome: _Outcome = torch.load(job.outcome, map_location="cpu", weights_only=False)  # from _train
     if outcome.diverged is not None:
         raise DivergedError(outcome.diverged)
-    model.load_state_dict(outcome.weights)
-    model.eval()
     for hook, state in zip(hooks, outcome.hooks, strict=True):
         hook.restore(state)
+    model.load_state_dict(outcome.weights)
+    model.eval()
     return outcome.losses
 
 
+def _launch(job: _Job, accelerator: str, devices: int) -> None:
+    """Runs ``_train`` in a process for each device, and waits for all of them."""
+    from lightning_fabric import Fabric
+    from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+
+    sent = io.BytesIO()
+    torch.save(job, sent)
+    with _no_rendezvous(), _notices_passed_on():
+        # Whatever has started this process, be it Slurm, has not started the others.
+        alone = LightningEnvironment()
+        fabric = Fabric(accelerator=accelerator, devices=devices, strategy="ddp_spawn", plugins=alone)
+        # Its types know only functions of no further arguments; it takes no frozen dataclass either.
+        fabric.launch(_train, sent.getvalue())  # type: ignore[arg-type]
+
+
+@contextlib.contextmanager
+def _no_rendezvous() -> Iterator[None]:
+    """Hides where others may want to meet, and forgets where these do: two jobs can share a node."""
+    before = {name: os.environ.pop(name, None) for name in _RENDEZVOUS}
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+
+
+@contextlib.contextmanager
+def _notices_passed_on() -> Iterator[None]:
+    """Gives notice to the processes of this one too. Slurm may signal only what it has started itself."""
+    in_main = threading.current_thread() is threading.main_thread()
+    held = signal.getsignal(NOTICE) if in_main else None
+    if not callable(held):
+        yield
+        return
+
+    def pass_on(number: int, frame: "FrameType | None") -> None:
+        held(number, frame)
+        for process in multiprocessing.active_children():
+            if process.pid is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process.pid, NOTICE)
+
+    signal.signal(NOTICE, pass_on)
+    try:
+        yield
+    finally:
+        signal.signal(NOTICE, held)
+
+
 def _train(fabric: "Fabric", sent: bytes) -> None:
-    """What each process does."""
-    # From train_on_devices. All tensors, those of hooks among them, come to this process's device.
-    job: _Job = torch.load(io.BytesIO(sent), map_location=fabric.device, weights_only=False)
-    torch.set_num_threads(job.threads)
+    """What each process does. It ends at once if it fails, as an orderly end would wait for the others."""
+    from lightning_fabric.utilities import distributed
+
+    # So that it ends with its parent, and on request, whatever the parent itself was deaf to.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))
     # The first process leaves when a notice comes, which takes the others with it.
     signal.signal(NOTICE, _leave if fabric.is_global_zero else signal.SIG_IGN)
+    atexit.unregister(distributed._destroy_dist_connection)
+    # From train_on_devices. All tensors, those of hooks among them, come to this process's device.
+    job: _Job = torch.load(io.BytesIO(sent), map_location=fabric.device, weights_only=False)
+    try:
+        _train_part(fabric, job)
+    except Exception:
+        job.failure.write_text(traceback.format_exc())
+        os._exit(1)
+    fabric.barrier()
+    dist.destroy_process_group()  # whose threads abort a process that ends before
+
+
+def _train_part(fabric: "Fabric", job: _Job) -> None:
+    """Trains, and leaves the outcome."""
+    torch.set_num_threads(job.threads)
     diverged, losses = None, list[float]()
     with notices_held() as notice:
         try:
@@ -191,9 +262,7 @@ def _train(fabric: "Fabric", sent: bytes) -> None:
     if fabric.is_global_zero:
         hooks = [dict(hook.state()) for hook in job.hooks]
         torch.save(_Outcome(job.model.state_dict(), hooks, losses, diverged), job.outcome)
-    fabric.barrier()
-    dist.destroy_process_group()  # whose threads abort a process that ends before
 
 
 def _leave(number: int, frame: "FrameType | None") -> None:
-    raise SystemExit(1)
+    os._exit(1)

@@ -14,7 +14,7 @@ from population.spec import TrainingSpec
 from ssl_models.augment import random_view
 from ssl_models.backbones import Classifier
 from ssl_models.checkpoint import Checkpoints, Resumable, TrainingState
-from ssl_models.collective import with_common_statistics
+from ssl_models.collective import average_gradients, with_common_statistics
 from ssl_models.hooks import TrainingHook
 from ssl_models.objectives import OBJECTIVES, Objective
 from ssl_models.surgery import Surgery
@@ -109,7 +109,7 @@ def train(
             optimizer.zero_grad(set_to_none=True)
             torch.autograd.backward(loss)
             if fabric is not None:
-                _average_gradients(fabric, learner)
+                average_gradients(learner)
             optimizer.step()
             step += 1
             epoch_losses[position] = loss.detach()
@@ -192,16 +192,6 @@ def _part(fabric: "Fabric | None", batch: int) -> slice:
         return slice(batch)
     share = batch // fabric.world_size
     return slice(fabric.global_rank * share, (fabric.global_rank + 1) * share)
-
-
-def _average_gradients(fabric: "Fabric", learner: Objective) -> None:
-    """Makes gradients the mean of those of all processes, in place; by one message."""
-    gradients = [p.grad for p in learner.parameters() if p.grad is not None]
-    together = torch.cat([gradient.flatten() for gradient in gradients])
-    fabric.all_reduce(together, reduce_op="mean")  # in place
-    sizes = [gradient.numel() for gradient in gradients]
-    for gradient, mean in zip(gradients, torch.split(together, sizes), strict=True):
-        gradient.copy_(mean.reshape(gradient.shape))
 
 
 def _rate(step: int, total: int) -> float:

@@ -162,18 +162,21 @@ def test_groups_are_marked_where_both_tests_agree_beside_all_images(drawn: Path)
     assert pies["beyond"].tolist() == [True, False] * 2
 
 
-def test_methods_under_several_repairs_are_curves_of_their_own(tmp_path: Path) -> None:
+def test_repairs_and_schedules_are_curves_of_their_own(tmp_path: Path) -> None:
     tables = run_tables()
-    summary = tables["summary"].assign(repair="bn")
-    summary.loc[summary["method"] == "dense", "repair"] = ""  # as it is read from a file
-    both = pd.concat([summary, summary[summary["repair"] == "bn"].assign(repair="none")])
-    for table in (summary, both):
-        draw_figures({"summary": table}, tmp_path)
-        drawn = pd.read_csv(tmp_path / "accuracy-cost.csv")["method"].tolist()
-        repairs = set(table["repair"]) - {""}
-        compressed = [n for n in drawn if n != "dense"]
-        assert len(drawn) == len(table) == len(compressed) + 1
-        assert {n.split()[-1] for n in compressed} & repairs == (repairs if len(repairs) > 1 else set())
+    summary = tables["summary"]
+    changed = summary[summary["method"] != "dense"]
+    assert len(changed) > 1
+    amounts = [f"{method} 0.{i}" for i, method in enumerate(changed["method"], 1)]
+    more = [
+        changed.assign(condition=[f"{name}{ending}" for name in amounts])
+        for ending in ("", " bn", " gradual 0.5 1")
+    ]
+    draw_figures({"summary": pd.concat([summary[summary["method"] == "dense"], *more])}, tmp_path)
+    drawn = pd.read_csv(tmp_path / "accuracy-cost.csv")["method"].tolist()
+    methods = changed["method"].tolist()
+    expected = [*methods, *(f"{m} bn" for m in methods), *(f"{m} gradual 0.5 1" for m in methods)]
+    assert drawn == ["dense", *expected]
 
 
 def files(folder: Path) -> dict[str, bytes]:

@@ -18,6 +18,7 @@ from population.predictions import Predictions
 N, K = 120, 4
 IDS = np.array([f"s{i:03d}" for i in range(N)])
 LABEL = np.arange(N) % 3
+WAY: dict[str, Any] = {"design": "paired", "repair": "bn", "pruning": None}
 CONDITIONS = {"merge 0.5": 0.3, "prune 0.9": 0.1}
 
 
@@ -39,7 +40,8 @@ def save_run(folder: Path, *, model: str | None = "simclr_r18", seed: int = 0, *
         found = find_pies(dense, after, design="paired", seed=0)
         populations[condition] = after
         pies.append(found.samples.assign(condition=condition))
-        compressed.append({"condition": condition, "design": changes.get("design", "paired")})
+        way = {name: changes.get(name, default) for name, default in WAY.items()}
+        compressed.append({"condition": condition, **way})
         names = ("expected_null", "expected_null_low", "expected_null_high", "forgotten", "p_value")
         numbers = {name: getattr(found, name) for name in names}
         shares = {"pies": found.count, "pie_share": found.share}
@@ -47,7 +49,7 @@ def save_run(folder: Path, *, model: str | None = "simclr_r18", seed: int = 0, *
     document = {
         "schema": 2,
         "spec": {"model": model, "data": "cats", "seed": seed, "command_line": f"pie report --seed {seed}"},
-        "data": {"n_test": N},
+        "data": {"n_test": N, "fingerprint": changes.get("fingerprint", "abc")},
         "dense": {"k": K, "accuracy": {"mean": 0.9, "low": 0.8, "high": 1.0}},
         "compressed": compressed,
     }
@@ -119,6 +121,35 @@ def test_populations_are_the_rows_of_all_summaries(runs: list[Path]) -> None:
     summary = Report.load(runs[0]).tables["summary"]
     assert found.populations["pies"].iloc[1:3].tolist() == summary["pies"].iloc[1:].tolist()
     assert set(found.populations["images"]) == {N}
+
+
+@pytest.mark.parametrize(
+    ("change", "first", "second"),
+    [
+        ({"repair": "none"}, "bn", "none"),
+        ({"pruning": {"scope": "layer", "classifier": True}}, "(global)", "(layer, classifier)"),
+    ],
+)
+def test_what_was_compressed_in_other_ways_is_no_condition_of_both(
+    change: dict[str, Any], first: str, second: str, tmp_path: Path
+) -> None:
+    given = {"pruning": {"scope": "global", "classifier": False}} | change
+    runs = [
+        save_run(tmp_path / "a", pruning={"scope": "global", "classifier": False}),
+        save_run(tmp_path / "b", model="byol_r18", **given),
+    ]
+    found = compare_across(load_runs(runs), seed=0)
+    assert len(found.overlap) == len(found.effects) == 0
+    names = found.populations.groupby("run")["condition"].apply(list)
+    assert names["simclr_r18"] == ["dense", f"merge 0.5 {first}", f"prune 0.9 {first}"]
+    assert names["byol_r18"] == ["dense", f"merge 0.5 {second}", f"prune 0.9 {second}"]
+
+
+def test_a_condition_of_several_repairs_meets_the_one_that_has_it(tmp_path: Path) -> None:
+    one = save_run(tmp_path / "a", conditions={"merge 0.5": 0.3})
+    other = save_run(tmp_path / "b", model="byol_r18", conditions={"merge 0.5 bn": 0.3})
+    found = compare_across(load_runs([one, other]), seed=0)
+    assert found.overlap["condition"].tolist() == ["merge 0.5"]
 
 
 @pytest.mark.parametrize(
@@ -195,6 +226,13 @@ def test_bad_input_is_told_in_one_line(
         assert complaint in error
         assert error.count("\n") == 1
         assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_other_images_of_the_same_names_are_refused(runs: list[Path], tmp_path: Path) -> None:
+    other = save_run(tmp_path / "other", fingerprint="def")
+    with pytest.raises(InputError, match="are of different data, whose images have the same names"):
+        load_runs([runs[0], other])
+    assert len(load_runs([runs[0], save_run(tmp_path / "unknown", model="x", fingerprint=None)])) == 2
 
 
 def test_single_networks_are_refused(runs: list[Path], tmp_path: Path) -> None:

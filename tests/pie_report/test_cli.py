@@ -157,6 +157,14 @@ def predictions(path: Path, k: int = 4, **changes: Any) -> str:
         ("report --merge 0.5 --seed 99999999999999999999", "--seed must be in [0, 4294967286]"),
         ("report --merge 0.5 --workers 0 --quiet", "--workers must be at least 1, not 0"),
         ("train --executor cluster", "unknown executor 'cluster' (did you mean 'slurm'?); allowed: "),
+        (
+            "report --model supervised_r18 --prune 0.9 --schedule end gradual --probe refit",
+            "--probe refit: supervised networks that are compressed while they train keep the classifier",
+        ),
+        (
+            "report --epochs 1 --batch-size 2000 --merge 0.5 --schedule midway",
+            "--schedule midway needs a training of at least 2 steps, not 1",
+        ),
         ("train --gpus -1", "--gpus must not be negative, not -1"),
         (
             "report --merge 0.5 --checkpoints a.pt --arch resnet18 --gpus 2",

@@ -8,6 +8,7 @@ from pie_report.command_line import command_line
 from pie_report.commands import Report
 from pie_report.parsing import parse
 from pie_report.published import PUBLISHED
+from population.schedule import WINDOW
 from population.spec import ReportSpec
 
 #: The smallest run there is: what it says is of no interest here.
@@ -81,6 +82,22 @@ def test_the_numbers_that_were_published() -> None:
     assert corti.timing.windows[1] == (2440, 4760)
     assert (corti.timing.prune_every, corti.timing.finetune_epochs) == (62, (30,))
     assert PUBLISHED["wang2025"].spec.repair == ReportSpec(merge=(0.5,)).repair  # BatchNorm re-estimated
+
+
+@pytest.mark.parametrize("name", ["corti2022-small", "hooker2019"])
+def test_another_schedule_leaves_behind_what_does_not_go_with_it(name: str) -> None:
+    later = parsed("--preset", name, "--schedule", "end").timing
+    assert (later.schedule, later.windows, later.prune_every) == (("end",), (WINDOW,), None)
+    assert later.finetune_epochs == PUBLISHED[name].spec.timing.finetune_epochs
+    on_the_way = parsed("--preset", name, "--schedule=gradual").timing
+    assert on_the_way.schedule == ("gradual",)
+    assert on_the_way.windows == PUBLISHED[name].spec.timing.windows
+    assert on_the_way.finetune_epochs == (0,)
+
+
+def test_a_command_has_numbers_to_the_last_digit() -> None:
+    command = command_line(ReportSpec(merge=(0.123456789, 0.5)))
+    assert "--merge 0.123456789 0.5 " in command
 
 
 def test_help_names_presets_their_source_and_what_differs(capsys: pytest.CaptureFixture[str]) -> None:

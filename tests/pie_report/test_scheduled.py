@@ -15,8 +15,9 @@ from compressors.magnitude import prune_weights
 from pie_report import attribution_maps, cli, scheduled
 from pie_report.members import Population
 from pie_report.pipeline import open_population
-from population.schedule import ScheduleSpec
-from population.spec import PopulationSpec, ReportSpec
+from pie_report.probes import further_conditions
+from population.schedule import Schedule, ScheduleSpec
+from population.spec import CompressionSpec, PopulationSpec, ReportSpec
 from population.store import Store
 
 SCHEMA = json.loads(Path(pie_report.__file__).with_name("report.schema.json").read_text())
@@ -141,7 +142,7 @@ def test_members_are_stored_whole_and_have_seeds_of_their_own(run: Path, populat
 
 
 def test_networks_that_train_on_keep_their_zeros(run: Path, population: Population) -> None:
-    before = prune_weights(population.dense(0), amount=0.9, seed=0, classifier=True).model
+    before = prune_weights(population.dense(0), amount=0.9, seed=0, classifier=False).model
     after = population.compressed(0, CONDITIONS["prune 0.9 + 1 epoch"])
     for name, weight in before.named_parameters():
         moved = after.get_parameter(name)
@@ -149,6 +150,30 @@ def test_networks_that_train_on_keep_their_zeros(run: Path, population: Populati
             assert torch.equal(weight == 0, moved == 0)
             assert not torch.equal(weight, moved)
     assert float((after.head.weight == 0).float().mean()) == pytest.approx(0.9, abs=0.01)
+
+
+@pytest.mark.parametrize("schedule", [None, Schedule("end", 1)])
+def test_costs_count_the_classifier_that_was_pruned_last(
+    schedule: Schedule | None, population: Population
+) -> None:
+    probe = "frozen" if schedule else "refit"
+    condition = CompressionSpec("prune", 0.9, "bn", probe, schedule, classifier=True)
+    with population.fixed_threads():
+        network = population.compressed(0, condition)
+        found = population.costs(0, condition)
+    weights = [w for name, w in network.state_dict().items() if w.dim() > 1 and "normalize" not in name]
+    zeros = sum(int((w == 0).sum()) for w in weights)
+    assert int((network.head.weight == 0).sum()) == round(0.9 * network.head.weight.numel())
+    assert found["change"]["achieved"] == pytest.approx(zeros / sum(w.numel() for w in weights), abs=1e-9)
+    assert found["before"]["params"] - found["after"]["params"] == zeros
+
+
+def test_encoders_that_train_on_have_no_frozen_probe(population: Population) -> None:
+    spec = ReportSpec(
+        merge=(0.5,), probe=("frozen", "refit", "knn"), timing=ScheduleSpec(finetune_epochs=(0, 1))
+    )
+    asked = [(c.title, c.probe) for c in further_conditions(population, spec) if c.method == "merge"]
+    assert asked == [("merge 0.5", "refit"), ("merge 0.5", "knn"), ("merge 0.5 + 1 epoch", "knn")]
 
 
 def test_finished_members_are_not_trained_again(

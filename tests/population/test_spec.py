@@ -196,6 +196,10 @@ def test_amounts_outside_the_range_are_refused(method: str, amount: float) -> No
             lambda: ReportSpec(merge=(0.5,), prune=(0.5,), repair=("bn", "least-squares")),
             "--repair least-squares is for lost channels; it does not go with --prune",
         ),
+        (
+            lambda: ReportSpec(prune=(0.9, 0.90000001)),
+            "two conditions would both be called 'prune 0.9': their numbers are too near",
+        ),
         (lambda: ReportSpec(merge=(0.0, -0.0)), "the same method and amount is given twice"),
     ],
 )

@@ -1,6 +1,7 @@
 import os
 import signal
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch.multiprocessing import ProcessExitedException
 
 from population.errors import InputError
-from population.preemption import NOTICE
+from population.preemption import NOTICE, Notice, notices_held
 from population.spec import TrainingSpec
 from ssl_models import build_model, load_data
 from ssl_models.backbones import Classifier
@@ -126,7 +127,10 @@ class Note:
         if step == self.at and self.act == "kill" and first:
             os.kill(os.getpid(), signal.SIGKILL)
         if step == self.at and self.act == "notice" and first:
-            signal.raise_signal(NOTICE)
+            os.kill(os.getppid(), NOTICE)  # to the parent alone, which passes it on
+            time.sleep(3)
+        if step == self.at and self.act == "fail":
+            raise RuntimeError("told to fail")
         self.steps = torch.cat([self.steps, torch.tensor([step])])
 
     def after_epoch(self, epoch: int) -> None:
@@ -140,14 +144,14 @@ class Note:
 
 
 def trained(
-    digits: Data, note: Note, folder: Path
+    digits: Data, note: Note, folder: Path, notice: Notice | None = None
 ) -> tuple[dict[str, Tensor], list[float], dict[str, Tensor]]:
     """Weights, losses and masks of SimCLR whose weights are pruned on the way, on two devices."""
     model = network("simclr")
     hook = PruningHook(model, sparsities={2: 0.5})
     losses = train_on_devices(
         model, "simclr", *digits, spec=spec("simclr"), seed=3, devices=2, hooks=[note, hook],
-        checkpoints=Checkpoints(folder, seconds=0),
+        checkpoints=Checkpoints(folder, seconds=0, notice=notice),
     )  # fmt: skip
     assert not model.training
     assert not any(isinstance(module, CommonBatchNorm) for module in model.modules())
@@ -186,19 +190,40 @@ def test_two_devices_train_as_one_but_for_rounding(digits: Data, undisturbed: Tr
     assert float(torch.cosine_similarity(with_one, with_another_seed, dim=0)) < 0.95
 
 
+@pytest.fixture
+def left() -> Iterator[None]:
+    """A handler of notices that leaves, as that of a job does."""
+
+    def leave(number: int, frame: object) -> None:
+        raise SystemExit(17)
+
+    before = signal.signal(NOTICE, leave)
+    yield
+    signal.signal(NOTICE, before)
+
+
 def test_what_was_stopped_goes_on_to_the_same_bits(
-    digits: Data, undisturbed: Trained, tmp_path: Path
+    digits: Data, undisturbed: Trained, tmp_path: Path, left: None
 ) -> None:
-    for note, kept in ((Note(2, "notice"), 2), (Note(4, "kill"), 3)):
-        with pytest.raises(ProcessExitedException):
-            trained(digits, note, tmp_path)
-        state = Checkpoints(tmp_path).load()
-        assert state is not None
-        assert state.step == kept
+    with pytest.raises(SystemExit, match="17"), notices_held() as notice:
+        trained(digits, Note(2, "notice"), tmp_path, notice)
+    state = Checkpoints(tmp_path).load()
+    assert state is not None
+    assert state.step == 2
+    with pytest.raises(ProcessExitedException, match="SIGKILL"):
+        trained(digits, Note(4, "kill"), tmp_path)
+    state = Checkpoints(tmp_path).load()
+    assert state is not None
+    assert state.step == 3
     weights, losses, masks = trained(digits, Note(), tmp_path)
     assert losses == undisturbed[1]
     assert all(torch.equal(weights[name], tensor) for name, tensor in undisturbed[0].items())
     assert all(torch.equal(masks[name], tensor) for name, tensor in undisturbed[2].items())
+
+
+def test_a_failure_is_told_with_its_traceback(digits: Data, tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match=r"(?s)a process failed:.*RuntimeError: told to fail"):
+        trained(digits, Note(1, "fail"), tmp_path)
 
 
 def test_divergence_is_told_as_that_of_one_device(digits: Data) -> None:
@@ -208,7 +233,7 @@ def test_divergence_is_told_as_that_of_one_device(digits: Data) -> None:
 
 
 def test_a_batch_that_cannot_be_divided_is_told_before_anything_starts(digits: Data) -> None:
-    with pytest.raises(InputError, match="a batch of 64 images cannot be divided among 3 devices"):
+    with pytest.raises(InputError, match="--gpus 3 cannot divide batches of 64 images"):
         train_on_devices(network("simclr"), "simclr", *digits, spec=spec("simclr"), seed=3, devices=3)
 
 
