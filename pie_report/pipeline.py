@@ -174,8 +174,8 @@ def _device(name: str) -> str:
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
         raise InputError(
-            "--device cuda: this machine has no usable GPU; allowed here: auto, cpu (a report on members that"
-            " jobs train on GPUs needs one too)"
+            "--device cuda or --gpus: this machine has no usable GPU; allowed here: auto, cpu (a report on"
+            " members that jobs train on GPUs needs one too)"
         )
     return "cuda" if available and name != "cpu" else "cpu"
 

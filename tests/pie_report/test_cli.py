@@ -230,7 +230,7 @@ def test_a_device_that_is_not_here(complaint: Complaint, monkeypatch: pytest.Mon
     import torch
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert "--device cuda: this machine has no usable GPU" in complaint(
+    assert "--device cuda or --gpus: this machine has no usable GPU" in complaint(
         "report", "--merge", "0.5", "--device", "cuda"
     )
 
