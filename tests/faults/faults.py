@@ -23,7 +23,9 @@ GOES_ON = "the same command goes on from here"
 STOPPED = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 PAGE = 4096
 #: Of entries of a store.
-KINDS = ("members", "predictions", "compressed", "baselines", "cka", "similarity", "maps")
+KINDS = (
+    "members", "predictions", "compressed", "scores", "baselines", "cka", "similarity", "maps", "dense-map",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
