@@ -186,8 +186,8 @@ def test_two_devices_train_as_one_but_for_rounding(digits: Data, undisturbed: Tr
         return torch.cat([(state[name] - before[name]).flatten() for name in masks])
 
     with_one, with_two, with_another_seed = map(moved, (model.state_dict(), weights, other.state_dict()))
-    assert float(torch.cosine_similarity(with_one, with_two, dim=0)) > 0.97
-    assert float(torch.cosine_similarity(with_one, with_another_seed, dim=0)) < 0.95
+    assert float(torch.cosine_similarity(with_one, with_two, dim=0)) > 0.95
+    assert float(torch.cosine_similarity(with_one, with_another_seed, dim=0)) < 0.94
 
 
 @pytest.fixture
