@@ -39,6 +39,7 @@ from population.store import Store
 from ssl_models.datasets import check_data_name, display_name, load_data
 from ssl_models.objectives import OBJECTIVES
 from ssl_models.presets import preset
+from ssl_models.several_devices import check_batch
 from ssl_models.shares import check_shares
 from ssl_models.training import DivergedError
 from ssl_models.zoo import check_model_name, model_spec, split_name, stem_for
@@ -152,10 +153,7 @@ def open_population(
         training = replace(training, epochs=spec.epochs)
     if spec.batch_size is not None:
         training = replace(training, batch_size=spec.batch_size)
-    if training.batch_size % devices:
-        raise InputError(
-            f"--gpus {devices} cannot divide batches of {training.batch_size} images: --batch-size"
-        )
+    check_batch(training.batch_size, devices=devices)
     training, labels = use_labels(spec, training, chosen.finetuning, data.train.samples.label)
     model = model_spec(
         spec.model,

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -286,32 +286,22 @@ class TrainedMembers:
         spec = self.spec(index)
         images, labels = (torch.from_numpy(part).to(spec.device) for part in self._seen(index))
         folder = unfinished or self.store.unfinished("members", weights_key(spec))
+        if spec.devices == 1:
+            run = partial(train, surgery=surgery)
+        elif surgery is None:
+            run = partial(train_on_devices, devices=spec.devices)
+        else:
+            raise ValueError("networks lose channels midway on one device alone")
         with notices_held() as notice:
-            checkpoints = Checkpoints(folder, notice=notice)
-            if spec.devices == 1:
-                return train(
-                    network,
-                    objective,
-                    images,
-                    labels,
-                    spec=training,
-                    seed=spec.seed,
-                    hooks=hooks,
-                    surgery=surgery,
-                    checkpoints=checkpoints,
-                )
-            if surgery is not None:
-                raise ValueError("networks lose channels midway on one device alone")
-            return train_on_devices(
+            return run(
                 network,
                 objective,
                 images,
                 labels,
                 spec=training,
                 seed=spec.seed,
-                devices=spec.devices,
                 hooks=hooks,
-                checkpoints=checkpoints,
+                checkpoints=Checkpoints(folder, notice=notice),
             )
 
     def _seen(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:

@@ -1,9 +1,11 @@
 """Notice that a machine is wanted back: it waits for a point at which work can be left."""
 
+import multiprocessing
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 #: Comes before a time limit ends, and before a job is pre-empted.
@@ -37,9 +39,8 @@ def notices_held() -> Iterator[Notice]:
     instructions; in this block ``Notice.answer`` alone calls it. Without a handler, or outside the main
     thread, nothing is held and no notice is given.
     """
-    in_main = threading.current_thread() is threading.main_thread()
-    handler = signal.getsignal(NOTICE) if in_main else None
-    if not callable(handler):
+    handler = _handler()
+    if handler is None:
         yield Notice(lambda: None)
         return
 
@@ -57,3 +58,32 @@ def notices_held() -> Iterator[Notice]:
     finally:
         signal.signal(NOTICE, handler)
         notice.answer()
+
+
+@contextmanager
+def notices_passed_on() -> Iterator[None]:
+    """Gives notice to processes that this one starts, too. Slurm may signal only what it started itself."""
+    handler = _handler()
+    if handler is None:
+        yield
+        return
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        handler(number, frame)
+        for process in multiprocessing.active_children():
+            if process.pid is not None:
+                with suppress(ProcessLookupError):
+                    os.kill(process.pid, NOTICE)
+
+    signal.signal(NOTICE, pass_on)
+    try:
+        yield
+    finally:
+        signal.signal(NOTICE, handler)
+
+
+def _handler() -> Callable[[int, FrameType | None], object] | None:
+    """What the program does when notice is given; None outside the main thread, where nothing can be told."""
+    in_main = threading.current_thread() is threading.main_thread()
+    found = signal.getsignal(NOTICE) if in_main else None
+    return found if callable(found) else None

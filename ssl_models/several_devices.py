@@ -4,11 +4,9 @@ import atexit
 import contextlib
 import io
 import logging
-import multiprocessing
 import os
 import signal
 import tempfile
-import threading
 import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from population.errors import InputError
-from population.preemption import NOTICE, notices_held
+from population.preemption import NOTICE, notices_held, notices_passed_on
 from population.spec import TrainingSpec
 from ssl_models.backbones import Classifier
 from ssl_models.checkpoint import Checkpoints
@@ -72,21 +70,10 @@ class _Job:
     failure: Path
 
 
-@dataclass(frozen=True, eq=False)
-class _Outcome:
-    """What the first process comes back with.
-
-    Attributes:
-        weights: of the trained model.
-        hooks: state of each.
-        losses: of the epochs.
-        diverged: what was not finite, or None.
-    """
-
-    weights: dict[str, Tensor]
-    hooks: list[dict[str, Tensor]]
-    losses: list[float]
-    diverged: str | None
+def check_batch(size: int, *, devices: int) -> None:
+    """Raises InputError if a batch of so many images cannot be divided among devices."""
+    if size % devices:
+        raise InputError(f"--gpus {devices} cannot divide batches of {size} images: --batch-size")
 
 
 def train_on_devices(
@@ -128,9 +115,7 @@ def train_on_devices(
     """
     from torch.multiprocessing.spawn import ProcessExitedException
 
-    batch = min(spec.batch_size, len(images))
-    if batch % devices:
-        raise InputError(f"--gpus {devices} cannot divide batches of {batch} images: --batch-size")
+    check_batch(min(spec.batch_size, len(images)), devices=devices)
     device = next(model.parameters()).device
     if device.type == "cuda" and devices > torch.cuda.device_count():
         raise InputError(f"--gpus {devices}: there are {torch.cuda.device_count()} usable ones here")
@@ -156,14 +141,15 @@ def train_on_devices(
             if job.failure.exists():
                 raise RuntimeError(f"a process failed:\n{job.failure.read_text()}") from error
             raise
-        outcome: _Outcome = torch.load(job.outcome, map_location="cpu", weights_only=False)  # from _train
-    if outcome.diverged is not None:
-        raise DivergedError(outcome.diverged)
-    for hook, state in zip(hooks, outcome.hooks, strict=True):
+        outcome = torch.load(job.outcome, map_location="cpu", weights_only=True)
+    if outcome["diverged"] is not None:
+        raise DivergedError(outcome["diverged"])
+    for hook, state in zip(hooks, outcome["hooks"], strict=True):
         hook.restore(state)
-    model.load_state_dict(outcome.weights)
+    model.load_state_dict(outcome["weights"])
     model.eval()
-    return outcome.losses
+    losses: list[float] = outcome["losses"]
+    return losses
 
 
 def _launch(job: _Job, accelerator: str, devices: int) -> None:
@@ -173,7 +159,7 @@ def _launch(job: _Job, accelerator: str, devices: int) -> None:
 
     sent = io.BytesIO()
     torch.save(job, sent)
-    with _no_rendezvous(), _notices_passed_on():
+    with _no_rendezvous(), notices_passed_on():
         # Whatever has started this process, be it Slurm, has not started the others.
         alone = LightningEnvironment()
         fabric = Fabric(accelerator=accelerator, devices=devices, strategy="ddp_spawn", plugins=alone)
@@ -192,29 +178,6 @@ def _no_rendezvous() -> Iterator[None]:
             os.environ.pop(name, None)
             if value is not None:
                 os.environ[name] = value
-
-
-@contextlib.contextmanager
-def _notices_passed_on() -> Iterator[None]:
-    """Gives notice to the processes of this one too. Slurm may signal only what it has started itself."""
-    in_main = threading.current_thread() is threading.main_thread()
-    held = signal.getsignal(NOTICE) if in_main else None
-    if not callable(held):
-        yield
-        return
-
-    def pass_on(number: int, frame: "FrameType | None") -> None:
-        held(number, frame)
-        for process in multiprocessing.active_children():
-            if process.pid is not None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(process.pid, NOTICE)
-
-    signal.signal(NOTICE, pass_on)
-    try:
-        yield
-    finally:
-        signal.signal(NOTICE, held)
 
 
 def _train(fabric: "Fabric", sent: bytes) -> None:
@@ -260,8 +223,13 @@ def _train_part(fabric: "Fabric", job: _Job) -> None:
         except DivergedError as error:
             diverged = str(error)
     if fabric.is_global_zero:
-        hooks = [dict(hook.state()) for hook in job.hooks]
-        torch.save(_Outcome(job.model.state_dict(), hooks, losses, diverged), job.outcome)
+        outcome = {
+            "weights": job.model.state_dict(),
+            "hooks": [dict(hook.state()) for hook in job.hooks],
+            "losses": losses,
+            "diverged": diverged,
+        }
+        torch.save(outcome, job.outcome)
 
 
 def _leave(number: int, frame: "FrameType | None") -> None:
